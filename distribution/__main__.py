@@ -2,6 +2,7 @@
 """``python -m distribution``: what a maintainer of this distribution does by hand."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from . import inplace, overlay, patch
@@ -14,8 +15,9 @@ from .wheel import without_dist_info
 EPILOG = """\
 environment:
   VLLM_TARGET_DEVICE=cuda|cpu      the variant; default: cuda where an NVIDIA driver is
-  VLLM_HELION_CUDA_ARCH_LIST=9.0a  keep device code for these architectures only (several: 9.0a;10.0);
-                                   9.0a+PTX also keeps older PTX where nothing else would run
+  VLLM_HELION_CUDA_ARCH_LIST=9.0a  keep device code for these architectures only
+                                   (several: 9.0a;10.0); 9.0a+PTX also keeps older PTX where
+                                   nothing else would run
   PIP_INDEX_URL, PIP_FIND_LINKS …  where pip fetches upstream's wheels from
   XDG_CACHE_HOME                   vllm-helion/ in it keeps the fetched wheels
 
@@ -78,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, function) -> argparse.ArgumentParser:
+    def command(name: str, function: Callable[..., int]) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
         sub.set_defaults(run=function)
         return sub

@@ -34,7 +34,8 @@ def read(wheel: Path) -> Tree:
         with zipfile.ZipFile(wheel) as archive, wheel.open("rb") as raw:
             infos = [info for info in archive.infolist() if not info.is_dir()]
             records = [i.filename for i in infos if i.filename.endswith(".dist-info/RECORD")]
-            lines = csv.reader(io.StringIO(archive.read(records[0]).decode())) if records else []
+            text = archive.read(records[0]).decode() if records else ""
+            lines = csv.reader(io.StringIO(text))
             digests = {line[0]: line[1] for line in lines if len(line) == 3}
             return {
                 info.filename: _member(wheel, raw, info, digests.get(info.filename, ""))

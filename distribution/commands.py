@@ -3,6 +3,7 @@
 ``setuptools.build_meta`` passes, and no more."""
 
 from pathlib import Path
+from typing import ClassVar
 
 from setuptools import Command
 from setuptools.command.egg_info import egg_info
@@ -21,7 +22,7 @@ class BdistWheel(Command):
     """Build the wheel."""
 
     description = "build the patched wheel"
-    user_options = [("dist-dir=", "d", "where to"), ("dist-info-dir=", None, "not used")]
+    user_options: ClassVar = [("dist-dir=", "d", "where to"), ("dist-info-dir=", None, "not used")]
 
     def initialize_options(self) -> None:
         self.dist_dir = "dist"
@@ -47,9 +48,9 @@ class DistInfo(Command):
     """Write the wheel's metadata ahead of the wheel."""
 
     description = "write the dist-info"
-    user_options = [
+    user_options: ClassVar = [
         ("output-dir=", "o", "where to"),
-        ("keep-egg-info", None, "not used"),
+        ("keep-egg-info", None, "leave an egg-info too"),
     ]
 
     def initialize_options(self) -> None:
@@ -65,6 +66,8 @@ class DistInfo(Command):
             path = Path(self.output_dir) / name
             path.parent.mkdir(parents=True, exist_ok=True)
             write(path, member)
+        if self.keep_egg_info:  # build_meta looks for one, and for nothing in it
+            Path(self.output_dir, "vllm.egg-info").mkdir(exist_ok=True)
 
 
 class EggInfo(egg_info):

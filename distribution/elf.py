@@ -28,7 +28,7 @@ def is_elf(data: bytes) -> bool:
     return data[:4] == b"\x7fELF"
 
 
-def sections(data: bytes, name: str) -> list[Section]:
+def sections(data: bytes | bytearray, name: str) -> list[Section]:
     """The sections of the 64-bit little-endian ELF file ``data``; ``name`` is for messages."""
     try:
         if data[:6] != b"\x7fELF\x02\x01":
@@ -57,5 +57,5 @@ def needed(data: bytes, name: str) -> Iterator[str]:
                 yield _string(data, strings + value)
 
 
-def _string(data: bytes, start: int) -> str:
+def _string(data: bytes | bytearray, start: int) -> str:
     return data[start : data.index(b"\0", start)].decode("ascii", "replace")

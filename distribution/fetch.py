@@ -82,8 +82,8 @@ def download(requirement: str, target: Path) -> Path:
     found = list(target.glob("*.whl"))
     if result.returncode or len(found) != 1:
         raise BuildError(
-            f"pip cannot fetch {requirement} ({_reason(result.stdout)}); check the network and pip's"
-            " index, or name a folder that holds the whole wheel in PIP_FIND_LINKS"
+            f"pip cannot fetch {requirement} ({_reason(result.stdout)}); check the network and"
+            " pip's index, or name a folder that holds the whole wheel in PIP_FIND_LINKS"
         )
     return found[0]
 

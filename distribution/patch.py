@@ -124,8 +124,8 @@ def _demand_exact(patch: Patch, result: subprocess.CompletedProcess[str]) -> Non
         errors = [e for e in result.stderr.splitlines() if e.startswith("error: ")]
         errors = [e for e in errors if "while searching" not in e] or ["error: git apply failed"]
         raise BuildError(
-            f"{patch.name} does not apply: {errors[0][len('error: ') :]}; make it anew with git diff"
-            " (python -m distribution port shows which hunks fail)"
+            f"{patch.name} does not apply: {errors[0][len('error: ') :]}; make it anew with git"
+            " diff (python -m distribution port shows which hunks fail)"
         )
     if moved := re.search(r"Hunk #(\d+) succeeded at (\d+) \((.*)\)", result.stderr):
         raise BuildError(

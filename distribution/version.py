@@ -6,6 +6,7 @@ with changes that are not committed ends in ``.dirty``, the cpu variant in ``.cp
 platform by the word ``cpu`` in its version). No date: the same tree gives the same version.
 """
 
+import logging
 import re
 import warnings
 from pathlib import Path
@@ -26,8 +27,10 @@ def ours(root: Path) -> str:
         return _from_pkg_info(root / "PKG-INFO")
     from setuptools_scm import get_version
 
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)  # what it logs and warns of, at length, is our error below
     try:
-        with warnings.catch_warnings():  # what it warns of ends in the error below
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return get_version(root=str(root), dist_name=NAME, local_scheme=_local_scheme)
     except Exception as error:  # setuptools-scm fails in several ways, all of them this one
@@ -35,6 +38,8 @@ def ours(root: Path) -> str:
             f"no version for {root}: no git history that git can read ({_first_line(error)});"
             f" build from a clone, or set {_PRETEND}=0.1"
         ) from None
+    finally:
+        logging.disable(level)
 
 
 def _first_line(error: Exception) -> str:
@@ -43,7 +48,7 @@ def _first_line(error: Exception) -> str:
 
 def _local_scheme(version: Any) -> str:
     """``+g<commit>``, ``.dirty`` added for uncommitted changes; nothing at a clean tag."""
-    parts = [] if version.exact else [version.node or "unborn"]
+    parts = [] if version.exact else [(version.node or "unborn")[:8]]
     return "+" + ".".join(parts + ["dirty"] * bool(version.dirty)) if parts or version.dirty else ""
 
 
