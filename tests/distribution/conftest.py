@@ -90,7 +90,9 @@ def elf(needed: list[str], section: bytes = b"") -> bytes:
     for name, content, link in parts:
         data += bytes(-len(data) % 8)
         at = names.index(name + b"\0")
-        table.append(struct.pack("<IIQQQQIIQQ", at, 1, 0, 0, len(data), len(content), link, 0, 8, 0))
+        table.append(
+            struct.pack("<IIQQQQIIQQ", at, 1, 0, 0, len(data), len(content), link, 0, 8, 0)
+        )
         data += content
     data += bytes(-len(data) % 8)
     start = b"\x7fELF\2\1\1".ljust(16, b"\0") + struct.pack("<HHIQQQ", 3, 62, 1, 0, 0, len(data))

@@ -80,9 +80,7 @@ def test_same_bytes_twice(world: World) -> None:
     first = world.wheel("one", VLLM_HELION_CUDA_ARCH_LIST="9.0a")
     for path in world.root.rglob("*.py"):
         os.utime(path, (1, 1))
-    assert (
-        first.read_bytes() == world.wheel("two", VLLM_HELION_CUDA_ARCH_LIST="9.0a").read_bytes()
-    )
+    assert first.read_bytes() == world.wheel("two", VLLM_HELION_CUDA_ARCH_LIST="9.0a").read_bytes()
 
 
 def test_members_keep_their_modes(world: World) -> None:
@@ -111,7 +109,7 @@ def test_cpu_variant(world: World) -> None:
 def test_pip_installs_what_it_builds(world: World, tmp_path: Path) -> None:
     target = tmp_path / "site"
     result = world.python(
-        *"-m pip install --no-build-isolation --no-deps --target".split(), str(target), "."
+        *["-m", "pip", "install", "--no-build-isolation", "--no-deps", "--target"], str(target), "."
     )
     assert result.returncode == 0, result.stderr
     assert (target / "helion_kernels/__init__.py").exists()
