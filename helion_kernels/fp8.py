@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Constants of the FP8 formats that every op shares.
+
+Values follow vLLM's `csrc/quantization/w8a8/fp8` so that a checkpoint quantised for it means the
+same numbers here.
+"""
+
+import torch
+
+FP8 = torch.float8_e4m3fn
+FP8_MAX = 448.0
+"""Largest finite e4m3fn value."""
+MIN_TOKEN_SCALE = 1.0 / (FP8_MAX * 512.0)
+"""Floor of a per-token scale: an all-zero token must not divide by zero."""
+GROUP_EPS = 1e-10
+"""Floor of a group's absolute maximum before it is divided by FP8_MAX."""
+GROUP = 128
+"""Elements of K that share an activation scale, and the edge of a weight block (128 x 128)."""

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an op is made of. One `Op` per file under `ops/`; everything else is derived from it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import helion
+import torch
+
+
+class Sample(Protocol):
+    """Makes an op's arguments: random tensors (`sample.Random`) or shapes only (`sample.Symbolic`)."""
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+        """A tensor that the op must write in full; random ones are poisoned."""
+
+    def randn(
+        self, shape: Sequence[int], dtype: torch.dtype, mean: float = 0.0, std: float = 1.0
+    ) -> torch.Tensor: ...
+
+    def uniform(self, shape: Sequence[int], low: float, high: float) -> torch.Tensor: ...
+
+    def integers(self, shape: Sequence[int], low: int, high: int) -> torch.Tensor: ...
+
+    def permutation(self, count: int, high: int) -> torch.Tensor:
+        """int64 [count'] of distinct values below high; count' may differ from count."""
+
+
+@dataclass(frozen=True)
+class Op:
+    """A kernel, what it must compute, and how it may be configured.
+
+    `dims` holds what is fixed when a model is loaded; num_tokens is what varies from step to step.
+    `kernel` is a plain function: Helion compiles it for CUDA tensors and interprets it on CPU ones.
+    """
+
+    name: str
+    schema: str
+    kernel: Callable[..., None]
+    reference: Callable[..., None]
+    dims: type[tuple[Any, ...]]
+    dims_of: Callable[..., tuple[Any, ...]]
+    sample: Callable[[Any, int, Sample], tuple[Any, ...]]
+    default_config: Callable[[Any, int], helion.Config]
+    space: Callable[[Any, int], list[helion.Config]]
+    bytes_moved: Callable[[Any, int], int]
+    flops: Callable[[Any, int], int] = lambda dims, num_tokens: 0
+    kernel_args: Callable[..., tuple[Any, ...]] = lambda *args: args
+
+    @property
+    def arguments(self) -> list[torch.Argument]:
+        """The schema's arguments without `plan`."""
+        return list(torch._C.parse_schema(self.name + self.schema).arguments)[:-1]
+
+    @property
+    def outputs(self) -> list[int]:
+        """Positions of the arguments that the op writes."""
+        return [
+            i
+            for i, argument in enumerate(self.arguments)
+            if argument.alias_info is not None and argument.alias_info.is_write
+        ]
+
+
+def _power_of_2(n: int) -> int:
+    return 1 << (n - 1).bit_length()
+
+
+def row_reduction_config(row: int, num_tokens: int) -> helion.Config:
+    """One row per program, held in registers: a row is read once and reduced without a second pass.
+
+    Warps: 16 elements a thread is two 16-byte loads in flight; more warps than that only adds
+    to the cost of the cross-warp reduction.
+    """
+    warps = min(32, max(1, _power_of_2(row) // (32 * 16)))
+    return helion.Config(
+        block_sizes=[1], reduction_loops=[None], num_warps=warps, num_stages=1
+    )
+
+
+def row_reduction_space(row: int, num_tokens: int) -> list[helion.Config]:
+    """Rows per program x warps."""
+    return [
+        helion.Config(
+            block_sizes=[rows], reduction_loops=[None], num_warps=warps, num_stages=1
+        )
+        for rows in (1, 2, 4)
+        for warps in (1, 2, 4, 8, 16, 32)
+        if 4 <= rows * _power_of_2(row) // (32 * warps) <= 128
+    ]
+
+
+def group_config(row: int, num_tokens: int) -> helion.Config:
+    """Groups of 128 are independent: few per program while programs are scarce, 8 KiB otherwise."""
+    groups = min(_power_of_2(row // 128), 2 if num_tokens <= 64 else 16)
+    return helion.Config(
+        block_sizes=[1, groups],
+        reduction_loops=[None],
+        num_warps=1 if groups <= 4 else 4,
+        num_stages=1,
+    )
+
+
+def group_space(row: int, num_tokens: int) -> list[helion.Config]:
+    """Rows x groups per program x warps."""
+    return [
+        helion.Config(
+            block_sizes=[rows, groups], reduction_loops=[None], num_warps=warps, num_stages=1
+        )
+        for rows in (1, 2, 4)
+        for groups in (1, 2, 4, 8, 16, 32)
+        for warps in (1, 2, 4, 8)
+        if groups <= _power_of_2(row // 128) and 2 <= rows * groups * 128 // (32 * warps) <= 64
+    ]
+
+
+def head_config(num_q_heads: int, num_kv_heads: int, num_tokens: int) -> helion.Config:
+    """A few heads per program; the query and the key-value loop share one launch."""
+    per_program = 1 if num_tokens <= 16 else 4
+    q, kv = min(per_program, num_q_heads), min(per_program, num_kv_heads)
+    return helion.Config(
+        block_sizes=[1, q, 1, kv],
+        reduction_loops=[None],
+        num_warps=1 if per_program == 1 else 4,
+        num_stages=1,
+    )
+
+
+def head_space(num_q_heads: int, num_kv_heads: int, num_tokens: int) -> list[helion.Config]:
+    """Tokens x heads per program x warps."""
+    return [
+        helion.Config(
+            block_sizes=[tokens, min(heads, num_q_heads), tokens, min(heads, num_kv_heads)],
+            reduction_loops=[None],
+            num_warps=warps,
+            num_stages=1,
+        )
+        for tokens in (1, 2, 4)
+        for heads in (1, 2, 4, 8)
+        for warps in (1, 2, 4, 8)
+        if 1 <= tokens * heads * 64 // (32 * warps) <= 16
+    ]
+
+
+def gemm_config(n: int, k: int, num_tokens: int, block_k: int | None = 128) -> helion.Config:
+    """Weights dominate up to 64 tokens, arithmetic beyond.
+
+    Up to 64: the smallest tile of M that holds all tokens, so that every weight is read once, and a
+    narrow tile of N, so that all multiprocessors have one. H100, cold L2, M = 1, [16, 64, 256]:
+    gate_up of Qwen3-8B 36.8 us, 91 % of the read bandwidth. Beyond: 128 x 128 tiles on two
+    warpgroups. block_k None: the kernel's loop has a step of its own (128).
+    """
+    if num_tokens <= 64:
+        block_m = 16 if num_tokens <= 16 else 32 if num_tokens <= 32 else 64
+        block_n, warps, stages = (64 if n >= 8192 else 32), 4, 5
+        block_k = block_k and 256
+    elif num_tokens <= 256:
+        block_m, block_n, warps, stages = 64, 64, 4, 4
+    else:
+        block_m, block_n, warps, stages = 128, 128, 8, 4
+    return _gemm(block_m, min(block_n, _power_of_2(n)), block_k, warps, stages)
+
+
+def _gemm(
+    block_m: int, block_n: int, block_k: int | None, warps: int, stages: int, group: int = 8
+) -> helion.Config:
+    tile_k = [] if block_k is None else [block_k]
+    return helion.Config(
+        block_sizes=[block_m, block_n, *tile_k],
+        l2_groupings=[group],
+        num_warps=warps,
+        num_stages=stages,
+    )
+
+
+def gemm_space(n: int, k: int, num_tokens: int, block_k: int | None = 128) -> list[helion.Config]:
+    """Tiles x warps x stages that fit in 227 KiB of shared memory."""
+    tiles_m = (16, 32, 64, 128) if num_tokens <= 128 else (64, 128, 256)
+    wanted = min(128, max(16, _power_of_2(num_tokens)))
+    configs = []
+    for block_m in tiles_m:
+        if num_tokens <= 64 and not wanted <= block_m <= 2 * wanted:
+            continue
+        for block_n in (16, 32, 64, 128, 256):
+            for tile_k in (128,) if block_k is None else (64, 128, 256, 512):
+                for warps in (4, 8):
+                    for stages in (3, 4, 5, 6):
+                        shared = (block_m + block_n) * tile_k * stages
+                        threads = block_m * block_n // (32 * warps)
+                        if shared <= 227 * 1024 and 2 <= threads <= 128:
+                            step = None if block_k is None else tile_k
+                            configs.append(_gemm(block_m, block_n, step, warps, stages))
+    return configs

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""scaled_mm_blockwise: FP8 GEMM with a scale per token and 128 elements, and per 128 x 128 weights.
+
+    out[m, n] = bf16(sum_g scale_a[m, g] * scale_b[n // 128, g] * sum_{k in g} a[m, k] * b[k, n])
+
+Shapes: a [M, K] float8_e4m3fn, row-major; b [K, N] float8_e4m3fn, column-major; scale_a
+[M, K / 128] float32, strides (1, M) fastest; scale_b [ceil(N / 128), K / 128] float32, as Qwen's
+checkpoints keep `weight_scale_inv`; out [M, N] bf16. K is a multiple of 128.
+Bytes: M K + K N + 2 M N + M K / 32 + K N / 4096; operations: 2 M N K.
+Source: DeepSeek-V3 technical report, section 3.3.2; vLLM `w8a8_block_fp8_matmul`.
+
+Each group of 128 leaves the tensor core before it is scaled and added in float32, so that the
+tensor core's short accumulator never sees more than 128 products.
+"""
+
+from typing import NamedTuple
+
+import helion
+import helion.language as hl
+import torch
+
+from helion_kernels.fp8 import FP8, GROUP
+from helion_kernels.op import Op, Sample, gemm_config, gemm_space
+
+
+class Dims(NamedTuple):
+    n: int
+    k: int
+
+
+def kernel(
+    out: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    scale_a: torch.Tensor,
+    scale_b: torch.Tensor,
+) -> None:
+    m, k = a.size()
+    n = b.size(1)
+    hl.specialize((k, n))
+    for tile_m, tile_n in hl.tile([m, n]):
+        acc = hl.zeros([tile_m, tile_n], dtype=torch.float32)
+        for tile_k in hl.tile(k, block_size=128):
+            scale_m = scale_a[tile_m, tile_k.id]
+            scale_n = scale_b[tile_n.index // 128, tile_k.id]
+            partial = hl.dot(a[tile_m, tile_k], b[tile_k, tile_n])
+            acc = acc + partial * (scale_m[:, None] * scale_n[None, :])
+        out[tile_m, tile_n] = acc.to(out.dtype)
+
+
+def reference(
+    out: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    scale_a: torch.Tensor,
+    scale_b: torch.Tensor,
+) -> None:
+    k, n = b.shape
+    wide_a = scale_a.double().repeat_interleave(GROUP, dim=1)
+    wide_b = scale_b.double().repeat_interleave(GROUP, 0)[:n].repeat_interleave(GROUP, 1)[:, :k]
+    out.copy_((a.double() * wide_a) @ (b.double() * wide_b.t()))
+
+
+def sample(dims: Dims, num_tokens: int, make: Sample) -> tuple[torch.Tensor, ...]:
+    groups = dims.k // GROUP
+    return (
+        make.empty((num_tokens, dims.n), torch.bfloat16),
+        make.randn((num_tokens, dims.k), FP8, std=60.0),
+        make.randn((dims.n, dims.k), FP8, std=60.0).t(),
+        make.uniform((groups, num_tokens), low=1e-3, high=1e-2).t(),
+        make.uniform((-(-dims.n // GROUP), groups), low=1e-4, high=1e-3),
+    )
+
+
+def default_config(dims: Dims, num_tokens: int) -> helion.Config:
+    return gemm_config(dims.n, dims.k, num_tokens, block_k=None)
+
+
+OP = Op(
+    name="scaled_mm_blockwise",
+    schema="(Tensor(a!) out, Tensor a, Tensor b, Tensor scale_a, Tensor scale_b, int plan=-1) "
+    "-> ()",
+    kernel=kernel,
+    reference=reference,
+    dims=Dims,
+    dims_of=lambda out, a, b, scale_a, scale_b: Dims(b.shape[1], b.shape[0]),
+    sample=sample,
+    default_config=default_config,
+    space=lambda dims, num_tokens: gemm_space(dims.n, dims.k, num_tokens, block_k=None),
+    bytes_moved=lambda dims, m: (
+        m * dims.k + dims.k * dims.n + 2 * m * dims.n + 4 * (dims.k // GROUP) * (m + dims.n // GROUP)
+    ),
+    flops=lambda dims, m: 2 * m * dims.n * dims.k,
+)
