@@ -6,9 +6,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import METADATA, VERSION_PY
 from hypothesis import given
 from hypothesis import strategies as st
+from miniature import METADATA, VERSION_PY
 from packaging.requirements import Requirement
 from packaging.version import Version
 

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import MODEL, MODEL_TEXT, PATCH, World
+from miniature import MODEL, MODEL_TEXT, PATCH, World
 
 from distribution import patch
 from distribution.errors import BuildError

@@ -8,9 +8,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import DEVICE_CODE, elf, fatbin
 from hypothesis import given
 from hypothesis import strategies as st
+from miniature import DEVICE_CODE, elf, fatbin
 
 from distribution import elf as elf_reader
 from distribution import prune

@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import PATCH, World
+from miniature import PATCH, World
 
 LOOK = "import vllm, vllm.helion as h, helion_kernels as k; print(vllm.__version__, h.WHO, k.WHO)"
 VERSION = "9.9.0+helion.0.1.dev12.gabc1234"

@@ -12,7 +12,7 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
-from conftest import CPU_FILES, PATCH, UPSTREAM_FILES, World
+from miniature import CPU_FILES, PATCH, UPSTREAM_FILES, World
 
 VERSION = "9.9.0+helion.0.1.dev12.gabc1234"
 INFO = f"vllm-{VERSION}.dist-info"
