@@ -14,8 +14,8 @@ class BuildError(Exception):
 
 @contextmanager
 def one_line() -> Iterator[None]:
-    """Turn a BuildError into its one line on stderr and exit status 1, with no traceback."""
+    """Turn a BuildError, or a full or forbidden disk, into one line on stderr and exit status 1."""
     try:
         yield
-    except BuildError as error:
+    except (BuildError, OSError) as error:
         raise SystemExit(f"vllm-helion: error: {error}") from None

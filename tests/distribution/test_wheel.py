@@ -200,6 +200,12 @@ def test_bytecode_and_hidden_files_stay_out(world: World) -> None:
     assert not [name for name in names if "pyc" in name or ".swp" in name]
 
 
+def test_cache_that_cannot_be_written(world: World) -> None:
+    world.cache.write_text("a file, where a folder should be")
+    result = world.python("-m", "distribution", "wheel")
+    assert str(world.cache) in world.error(result)
+
+
 def test_bad_variant(world: World) -> None:
     assert "cuda or cpu" in world.error(build(world, VLLM_TARGET_DEVICE="tpu"))
 
