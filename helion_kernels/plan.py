@@ -22,7 +22,7 @@ UNPLANNED = -1
 
 @dataclass
 class Plan:
-    """The launchers of an (op, static dims) on one kind of device."""
+    """The launchers of an (op, static dims) on one kind of device; none in a dry run."""
 
     op: Op
     dims: tuple[Any, ...]
@@ -108,6 +108,17 @@ def prepare(
             )
         )
     return [_ids[op.name, tuple(dims), device.type] for op, dims in wanted]
+
+
+def dry_run(
+    wanted: Iterable[tuple[Op, tuple[Any, ...]]], max_num_tokens: int, device: torch.device
+) -> list[Plan]:
+    """What `prepare` would choose, compiling nothing; equal (op, dims) once."""
+    unique = {(op.name, tuple(dims)): op for op, dims in wanted}
+    return [
+        Plan(op, dims, _choices(op, dims, max_num_tokens, device), [], [])
+        for (_, dims), op in unique.items()
+    ]
 
 
 def _choices(

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sizes of the dense Qwen3 models, and the op calls that one decoder layer makes of them."""
+
+from typing import Any, NamedTuple
+
+
+class Sizes(NamedTuple):
+    """Of the whole model, before tensor parallelism; from its config.json."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_q_heads: int
+    num_kv_heads: int
+    head_dim: int = 128
+
+
+MODELS = {
+    "0.6b": Sizes(1024, 3072, 16, 8),
+    "1.7b": Sizes(2048, 6144, 16, 8),
+    "4b": Sizes(2560, 9728, 32, 8),
+    "8b": Sizes(4096, 12288, 32, 8),
+    "14b": Sizes(5120, 17408, 40, 8),
+    "32b": Sizes(5120, 25600, 64, 8),
+}
+
+
+def calls(sizes: Sizes, block: bool, tp: int = 1) -> list[tuple[str, tuple[Any, ...]]]:
+    """(op, static dims) in the order of the layer; `block`: scales per 128 rather than per token.
+
+    Raises ValueError where the sizes cannot be split over tp ranks.
+    """
+    hidden, intermediate, q_heads, kv_heads, head_dim = sizes
+    for name, size in (("intermediate_size", intermediate), ("num_attention_heads", q_heads)):
+        if size % tp:
+            raise ValueError(f"{name} {size} is not divisible by tensor parallel size {tp}")
+    if kv_heads % tp and tp % kv_heads:
+        raise ValueError(f"{kv_heads} key-value heads cannot be split over {tp} ranks")
+    heads = (q_heads // tp, max(1, kv_heads // tp), head_dim)
+    q_size, kv_size, inner = heads[0] * head_dim, heads[1] * head_dim, intermediate // tp
+    norm = "rms_norm_per_block_quant" if block else "rms_norm_dynamic_per_token_quant"
+    quant = "per_token_group_fp8_quant" if block else "dynamic_per_token_scaled_fp8_quant"
+    silu = "silu_and_mul_per_block_quant" if block else "silu_and_mul_dynamic_per_token_quant"
+    mm = "scaled_mm_blockwise" if block else "scaled_mm"
+    return [
+        (norm, (hidden, False)),
+        (norm, (hidden, True)),
+        (mm, (q_size + 2 * kv_size, hidden)),
+        ("fused_qk_norm_rope", heads),
+        ("fused_qk_norm_rope_kv_write", heads),
+        (quant, (q_size,)),
+        (mm, (hidden, q_size)),
+        (mm, (2 * inner, hidden)),
+        (silu, (inner,)),
+        (mm, (hidden, inner)),
+    ]

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""vLLM-Helion: Qwen3's FP8 layers call Helion kernels directly.
+
+    activate.py   what happens in every process: defaults, the cpu block-FP8 kernel, checks
+    served.py     which models and layers we serve, and the reason where we do not
+    layer.py      the decoder layer as ten calls
+    fp8.py        the two FP8 formats: what a linear layer and an activation are in each
+    prepare.py    after loading: a launcher for everything that the model can call
+    report.py     the start-up table
+    cli.py        `vllm helion status`
+
+The patches call three names: `serve` (Qwen3DecoderLayer), `prepare` (Worker.load_model) and the
+module `cli`. Imports are lazy: this package is imported in every process, the API server's too.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from vllm.helion.layer import HelionDecoderLayer
+    from vllm.v1.worker.gpu_worker import Worker
+
+
+def activate() -> None:
+    """Entry point in `vllm.general_plugins`: runs once in every process."""
+    from vllm.helion.activate import activate
+
+    activate()
+
+
+def serve(layer: "nn.Module", prefix: str) -> "HelionDecoderLayer | None":
+    """The Helion form of a Qwen3DecoderLayer, or None: it runs stock, and the log says why."""
+    from vllm.helion.served import serve
+
+    return serve(layer, prefix)
+
+
+def prepare(worker: "Worker") -> None:
+    """Make every launcher that worker's model can need. After loading, before profiling."""
+    from vllm.helion.prepare import prepare
+
+    prepare(worker)

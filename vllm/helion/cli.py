@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vllm helion status`: what would run on this machine, for which model, and why."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from vllm.entrypoints.cli.types import CLISubcommand
+
+if TYPE_CHECKING:
+    from helion_kernels.qwen3 import Sizes
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+DESCRIPTION = "Kernels of vLLM-Helion on this machine."
+EPILOG = """examples:
+  vllm helion status                                the ops of Qwen3-8B, per-token FP8
+  vllm helion status --format block                 ... of Qwen3-8B-FP8 (128 x 128 blocks)
+  vllm helion status --model ./my-qwen3-fp8 -tp 2   ... of a checkpoint, one of two GPUs
+  VLLM_HELION=0 vllm serve ...                      upstream's layers, nothing of ours
+"""
+
+
+class HelionSubcommand(CLISubcommand):
+    """The `helion` subcommand for the vLLM CLI."""
+
+    name = "helion"
+
+    @staticmethod
+    def cmd(args: argparse.Namespace) -> None:
+        if args.helion_command == "status":
+            status(args)
+        else:
+            args.helion_help()
+
+    def subparser_init(self, subparsers: argparse._SubParsersAction) -> "FlexibleArgumentParser":
+        parser = subparsers.add_parser(
+            self.name,
+            help="Show which Helion kernels serve a model, and why.",
+            description=DESCRIPTION,
+            usage="vllm helion {status} [options]",
+        )
+        parser.set_defaults(helion_help=parser.print_help)
+        commands = parser.add_subparsers(dest="helion_command")
+        add = commands.add_parser(
+            "status",
+            help="List every op with its launcher, config source and reason.",
+            description="List every op with its launcher, config source and reason. Compiles and "
+            "loads nothing.",
+            epilog=EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            usage="vllm helion status [options]",
+        )
+        add.add_argument("--model", default=None, help="checkpoint folder or hub id to read sizes of")
+        add.add_argument(
+            "--format",
+            choices=("per-token", "block"),
+            default=None,
+            help="FP8 format; default: the checkpoint's, or per-token",
+        )
+        add.add_argument("--tensor-parallel-size", "-tp", type=int, default=1, metavar="N")
+        add.add_argument("--max-num-batched-tokens", type=int, default=8192, metavar="N")
+        return parser
+
+
+def cmd_init() -> list[CLISubcommand]:
+    return [HelionSubcommand()]
+
+
+def status(args: argparse.Namespace) -> None:
+    """Print build, switches and the table of ops."""
+    import torch
+
+    import helion_kernels
+    from helion_kernels import plan, qwen3
+    from vllm.helion import build, report, served, stock, switches
+    from vllm.plugins import load_general_plugins
+    from vllm.version import __version__
+
+    load_general_plugins()
+    info = build.info()
+    print(f"vllm {__version__} ({info.get('variant', 'editable')}), configs {build.fingerprint()}")
+    for name, value in switches.values().items():
+        print(f"  {name}={value}  {switches.SWITCHES[name][1]}")
+    try:
+        name, sizes, block = _model(args.model)
+        if args.format is not None:
+            block = args.format == "block"
+        calls = qwen3.calls(sizes, block, args.tensor_parallel_size)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"vllm helion status: {error}") from None
+
+    refusal = served.switch_refusal()
+    print(f"{name}, {'block' if block else 'per-token'} FP8, tp {args.tensor_parallel_size}: ", end="")
+    if refusal is not None:
+        print(f"runs stock: {refusal}")
+        return
+    stock.register()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    print(f"on {torch.cuda.get_device_name() if device.type == 'cuda' else 'cpu'}")
+    plans = plan.dry_run(
+        [(helion_kernels.OPS[op], dims) for op, dims in calls], args.max_num_batched_tokens, device
+    )
+    print(report.render(report.HEADER, report.rows(plans)))
+
+
+def _model(model: str | None) -> "tuple[str, Sizes, bool]":
+    """(name, sizes, block scales?) of a checkpoint; Qwen3-8B without one."""
+    from helion_kernels.qwen3 import MODELS, Sizes
+
+    if model is None:
+        return "Qwen3-8B", MODELS["8b"], False
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(model)
+    if config.model_type != "qwen3":
+        raise ValueError(f"{model} is a {config.model_type} model; qwen3 is what we serve")
+    quantization = getattr(config, "quantization_config", None) or {}
+    heads = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+    sizes = Sizes(config.hidden_size, config.intermediate_size, *heads)
+    return model, sizes, bool(quantization.get("weight_block_size"))

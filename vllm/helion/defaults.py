@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Engine defaults for a model whose layers we serve."""
+
+from typing import TYPE_CHECKING
+
+from vllm.config.compilation import CompilationMode, CUDAGraphMode
+from vllm.config.vllm import OptimizationLevel
+from vllm.helion import build, served
+from vllm.logger import init_logger
+from vllm.model_executor.models.config import VerifyAndUpdateConfig
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+logger = init_logger(__name__)
+
+
+class Qwen3Defaults(VerifyAndUpdateConfig):
+    """No torch.compile, FULL CUDA graphs: what is written in the layer is what runs."""
+
+    @staticmethod
+    def verify_and_update_config(vllm_config: "VllmConfig") -> None:
+        reason = served.model_refusal(vllm_config)
+        if reason is not None:
+            logger.info_once("Helion: this model runs stock: %s", reason)
+            return
+        if isinstance(vllm_config.additional_config, dict):
+            vllm_config.additional_config.setdefault("helion", build.fingerprint())
+
+        from vllm.platforms import current_platform
+
+        compilation = vllm_config.compilation_config
+        # The user's own choice wins: any of these set means that they made one.
+        chosen = (
+            compilation.mode is not None
+            or compilation.cudagraph_mode is not None
+            or vllm_config.optimization_level != OptimizationLevel.O2
+            or vllm_config.model_config.enforce_eager
+        )
+        if chosen or not current_platform.is_cuda():
+            return
+        # Without torch.compile vLLM drops its default FULL_AND_PIECEWISE to NONE. FULL alone also
+        # serves mixed batches under FlashAttention 3, and degrades to decode-only elsewhere.
+        compilation.mode = CompilationMode.NONE
+        compilation.cudagraph_mode = CUDAGraphMode.FULL
+        logger.info_once(
+            "Helion: torch.compile off, FULL CUDA graphs (--compilation-config overrides this)"
+        )

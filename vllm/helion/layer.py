@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Qwen3's decoder layer as direct calls of Helion kernels."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+import helion_kernels  # noqa: F401  registers torch.ops.helion_kernels
+from vllm.config import get_current_vllm_config
+from vllm.config.compilation import CompilationMode
+from vllm.distributed import tensor_model_parallel_all_reduce
+from vllm.forward_context import get_forward_context
+from vllm.helion.fp8 import HelionLinearMethod, format_of
+from vllm.platforms import current_platform
+
+
+class Call:
+    """One op at one place of the layer; `plan` is its array of launchers, set by prepare."""
+
+    def __init__(self, op: str, *dims: int) -> None:
+        self.op = op
+        self.dims = dims
+        self.plan = -1
+        self.function: Any = getattr(torch.ops.helion_kernels, op).default
+
+    def __call__(self, *args: Any) -> None:
+        self.function(*args, self.plan)
+
+
+class HelionDecoderLayer:
+    """What a served Qwen3DecoderLayer runs instead of its modules' forwards.
+
+    It owns no parameters: weights stay on the upstream modules, where loading, sharding, sleeping
+    and reloading find them.
+    """
+
+    def __init__(self, layer: nn.Module, prefix: str) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        format = format_of(attention.qkv_proj)
+        assert format is not None
+        self.format = format
+        self.input_norm = layer.input_layernorm
+        self.post_norm = layer.post_attention_layernorm
+        self.qkv, self.o = attention.qkv_proj, attention.o_proj
+        self.gate_up, self.down = mlp.gate_up_proj, mlp.down_proj
+        self.q_norm, self.k_norm = attention.q_norm, attention.k_norm
+        self.rope = attention.rotary_emb
+        self.attn = attention.attn
+        self.epsilon = self.q_norm.variance_epsilon
+
+        hidden, self.q_size, self.kv_size = layer.hidden_size, attention.q_size, attention.kv_size
+        self.intermediate = self.down.input_size_per_partition
+        self.reduce_o = self.o.reduce_results and self.o.tp_size > 1
+        self.reduce_down = self.down.reduce_results and self.down.tp_size > 1
+        for linear in (self.qkv, self.o, self.gate_up, self.down):
+            linear.quant_method = HelionLinearMethod(format, linear.prefix or prefix)
+
+        heads = (attention.num_heads, attention.num_kv_heads, attention.head_dim)
+        self.first_norm_quant = Call(format.rms_norm_quant, hidden, False)
+        self.norm_quant = Call(format.rms_norm_quant, hidden, True)
+        self.qkv_mm = Call(format.scaled_mm, self.q_size + 2 * self.kv_size, hidden)
+        self.qk_norm_rope = Call("fused_qk_norm_rope", *heads)
+        self.qk_norm_rope_kv_write = Call("fused_qk_norm_rope_kv_write", *heads)
+        self.attn_quant = Call(format.quant, self.q_size)
+        self.o_mm = Call(format.scaled_mm, hidden, self.q_size)
+        self.gate_up_mm = Call(format.scaled_mm, 2 * self.intermediate, hidden)
+        self.silu_and_mul_quant = Call(format.silu_and_mul_quant, self.intermediate)
+        self.down_mm = Call(format.scaled_mm, hidden, self.intermediate)
+        self.writes_kv = _writes_kv(self.attn)
+
+    @property
+    def calls(self) -> list[Call]:
+        """Every op that this layer can call."""
+        skipped = None if self.writes_kv else self.qk_norm_rope_kv_write
+        return [c for c in vars(self).values() if isinstance(c, Call) and c is not skipped]
+
+    def __call__(
+        self, positions: torch.Tensor, hidden_states: torch.Tensor, residual: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """hidden_states, residual [M, hidden] bf16; residual is updated in place, as upstream's."""
+        hidden = hidden_states.shape[1]
+        norm = self.input_norm
+        x, scale = self.format.activation(hidden_states, hidden)
+        if residual is None:
+            residual = hidden_states
+            self.first_norm_quant(x, residual, norm.weight, scale, norm.variance_epsilon, None)
+        else:
+            epsilon = norm.variance_epsilon
+            self.norm_quant(x, hidden_states, norm.weight, scale, epsilon, residual)
+
+        qkv = self._mm(self.qkv_mm, x, scale, self.qkv)
+        attn_output = self._attention(positions, qkv)
+
+        x, scale = self.format.activation(hidden_states, self.q_size)
+        self.attn_quant(x, attn_output, scale)
+        hidden_states = self._mm(self.o_mm, x, scale, self.o)
+        if self.reduce_o:
+            hidden_states = tensor_model_parallel_all_reduce(hidden_states)
+
+        norm = self.post_norm
+        x, scale = self.format.activation(hidden_states, hidden)
+        self.norm_quant(x, hidden_states, norm.weight, scale, norm.variance_epsilon, residual)
+        gate_up = self._mm(self.gate_up_mm, x, scale, self.gate_up)
+
+        x, scale = self.format.activation(hidden_states, self.intermediate)
+        self.silu_and_mul_quant(x, gate_up, scale)
+        hidden_states = self._mm(self.down_mm, x, scale, self.down)
+        if self.reduce_down:
+            hidden_states = tensor_model_parallel_all_reduce(hidden_states)
+        return hidden_states, residual
+
+    def _mm(
+        self, call: Call, x: torch.Tensor, scale: torch.Tensor, linear: nn.Module
+    ) -> torch.Tensor:
+        weight = linear.weight
+        out = torch.empty((x.shape[0], weight.shape[0]), dtype=torch.bfloat16, device=x.device)
+        call(out, x, weight.t(), scale, linear.helion_scale)
+        return out
+
+    def _attention(self, positions: torch.Tensor, qkv: torch.Tensor) -> torch.Tensor:
+        q = qkv.new_empty((qkv.shape[0], self.q_size))
+        inputs = (
+            qkv,
+            self.q_norm.weight,
+            self.k_norm.weight,
+            self.rope.cos_sin_cache,
+            positions,
+            self.epsilon,
+        )
+        slots = self._slot_mapping() if self.writes_kv else None
+        if slots is not None:
+            self.qk_norm_rope_kv_write(q, self.attn.kv_cache, slots, *inputs)
+            return self.attn(q, None, None)
+        k = qkv.new_empty((qkv.shape[0], self.kv_size))
+        self.qk_norm_rope(q, k, *inputs)
+        return self.attn(q, k, qkv[:, self.q_size + self.kv_size :])
+
+    def _slot_mapping(self) -> torch.Tensor | None:
+        """Where this step's tokens go in the KV cache; None while memory is profiled."""
+        mapping = get_forward_context().slot_mapping
+        return mapping.get(self.attn.layer_name) if isinstance(mapping, dict) else None
+
+
+def _writes_kv(attn: nn.Module) -> bool:
+    """Whether our kernel may write the cache: layout known, bf16, nothing traced around it."""
+    vllm_config = get_current_vllm_config()
+    return (
+        current_platform.is_cuda()
+        and attn.attn_backend.get_name() == "FLASH_ATTN"
+        and attn.kv_cache_torch_dtype == torch.bfloat16
+        and not attn.calculate_kv_scales
+        # A compiled graph may not read the forward context: there upstream's own op writes.
+        and vllm_config.compilation_config.mode == CompilationMode.NONE
+    )

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""After loading, before profiling and capture: a launcher for every call that the model can make."""
+
+import time
+from typing import TYPE_CHECKING
+
+import torch
+
+from vllm.helion import served
+from vllm.logger import init_logger
+
+if TYPE_CHECKING:
+    from vllm.helion.layer import HelionDecoderLayer
+    from vllm.v1.worker.gpu_worker import Worker
+
+logger = init_logger(__name__)
+
+
+def layers_of(model: torch.nn.Module) -> "list[HelionDecoderLayer]":
+    """The served decoder layers of a model, in order."""
+    found = (getattr(module, "helion", None) for module in model.modules())
+    return [layer for layer in found if layer is not None]
+
+
+def prepare(worker: "Worker") -> None:
+    """Plan and compile; log the table. Raises ConfigError for a config file that is damaged."""
+    from vllm.helion import report
+
+    layers = layers_of(worker.model_runner.get_model())
+    if not layers:
+        report.log(layers, served.refusals())
+        return
+    from helion_kernels import OPS, plan
+    from vllm.helion import stock
+
+    stock.register()
+    start = time.perf_counter()
+    calls = [call for layer in layers for call in layer.calls]
+    max_num_tokens = worker.vllm_config.scheduler_config.max_num_batched_tokens
+    ids = plan.prepare(
+        [(OPS[call.op], call.dims) for call in calls],
+        max_num_tokens,
+        worker.device,
+        progress=_progress(),
+    )
+    for call, plan_id in zip(calls, ids, strict=True):
+        call.plan = plan_id
+    logger.info("Helion: launchers ready in %.1f s", time.perf_counter() - start)
+    report.log(layers, served.refusals())
+
+
+def _progress():  # type: ignore[no-untyped-def]
+    """A bar on rank 0 where there is something to wait for."""
+    from tqdm import tqdm
+
+    from vllm.distributed.parallel_state import is_global_first_rank
+
+    bar: tqdm | None = None
+
+    def update(done: int, total: int) -> None:
+        nonlocal bar
+        if not is_global_first_rank():
+            return
+        if bar is None:
+            bar = tqdm(total=total, desc="Preparing Helion launchers")
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
+
+    return update

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What runs and why, as a table: at start-up, and in `vllm helion status`."""
+
+from typing import TYPE_CHECKING
+
+from vllm.helion import build
+from vllm.logger import init_logger
+
+if TYPE_CHECKING:
+    from helion_kernels.plan import Plan
+    from vllm.helion.layer import HelionDecoderLayer
+
+logger = init_logger(__name__)
+
+HEADER = ("op", "dims", "num_tokens", "launcher", "config source", "reason")
+
+
+def rows(plans: "list[Plan]") -> list[tuple[str, ...]]:
+    """One row per op, dims and bucket of num_tokens."""
+    table = []
+    for plan in plans:
+        lower = 1
+        for choice in plan.choices:
+            last = choice is plan.choices[-1]
+            launcher = {"interpreter": "interpreter"}.get(
+                choice.source, "stock" if choice.config is None else "compiled"
+            )
+            dims = ", ".join(
+                f"{name}={value}"
+                for name, value in zip(plan.op.dims._fields, plan.dims, strict=True)  # type: ignore[attr-defined]
+            )
+            tokens = f"{lower}+" if last else f"{lower}-{choice.upto}"
+            table.append((plan.op.name, dims, tokens, launcher, choice.source, choice.reason))
+            lower = choice.upto + 1
+    return table
+
+
+def render(header: tuple[str, ...], table: list[tuple[str, ...]]) -> str:
+    """A plain-text table; cells equal to the one above are left empty in the first two columns."""
+    widths = [max(map(len, column)) for column in zip(header, *table, strict=True)]
+    lines = [header, tuple("-" * width for width in widths)]
+    previous: tuple[str, ...] = ()
+    for row in table:
+        same = row[:2] == previous[:2]
+        lines.append(("", "", *row[2:]) if same else row)
+        previous = row
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def log(layers: "list[HelionDecoderLayer]", refusals: dict[str, list[str]]) -> None:
+    """The start-up table. Never silent: without a served layer the log says so, and why."""
+    for reason, prefixes in refusals.items():
+        logger.info("Helion: %d layer(s) run stock: %s", len(prefixes), reason)
+    if not layers:
+        return
+    from helion_kernels.plan import PLANS
+
+    logger.info(
+        "Helion: serving %d decoder layer(s), %s, KV cache written by %s, configs %s\n%s",
+        len(layers),
+        layers[0].format.name,
+        "fused_qk_norm_rope_kv_write" if layers[0].writes_kv else "upstream",
+        build.fingerprint(),
+        render(HEADER, rows(PLANS)),
+    )
+    if any(choice.source == "default" for plan in PLANS for choice in plan.choices):
+        logger.info(
+            "Helion: some ops run untuned default configs on this GPU; `vllm helion tune` tunes them"
+        )

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Environment variables of ours. Each is known to vLLM's own environment check."""
+
+import os
+
+SWITCHES = {
+    "VLLM_HELION": (
+        "1",
+        "0: every layer runs upstream's code, exactly as if this were upstream's wheel",
+    ),
+    "VLLM_HELION_CONFIG_DIR": (
+        "",
+        "your tuned configs; default: helion_configs in vLLM's cache directory",
+    ),
+}
+
+
+def enabled() -> bool:
+    """Whether VLLM_HELION allows us to serve anything."""
+    return os.environ.get("VLLM_HELION", SWITCHES["VLLM_HELION"][0]) not in ("0", "false")
+
+
+def values() -> dict[str, str]:
+    """Every switch as it is set now."""
+    return {name: os.environ.get(name, default) for name, (default, _) in SWITCHES.items()}
+
+
+def register() -> None:
+    """Tell vLLM about our variables; it warns about VLLM_* names that it does not know."""
+    from vllm import envs
+
+    for name, (default, _) in SWITCHES.items():
+        envs.environment_variables.setdefault(
+            name, lambda name=name, default=default: os.environ.get(name, default)
+        )
+
+
+def set_config_dir() -> None:
+    """Point the kernels at the user's tuned configs."""
+    from vllm import envs
+
+    own = os.environ.get("VLLM_HELION_CONFIG_DIR")
+    directory = own or os.path.join(envs.VLLM_CACHE_ROOT, "helion_configs")
+    os.environ.setdefault("HELION_KERNELS_CONFIG_DIR", directory)
