@@ -73,9 +73,7 @@ def version_module(text: str, version: str) -> str:
     numbers = (*parsed.release, *([parsed.local] if parsed.local else []))
     for name, value in [("version", version), ("version_tuple", numbers)]:
         assignment = rf"^(__{name}__ = {name} = ).*$"
-        text, count = re.subn(
-            assignment, lambda m, v=value: f"{m[1]}{v!r}", text, flags=re.MULTILINE
-        )
+        text, count = re.subn(assignment, rf"\g<1>{value!r}", text, flags=re.MULTILINE)
         if count != 1:
             raise BuildError(
                 f"vllm/_version.py assigns {name} {count} times; port metadata.py to it"
