@@ -10,7 +10,7 @@ import torch
 
 
 class Sample(Protocol):
-    """Makes an op's arguments: random tensors (`sample.Random`) or shapes only (`sample.Symbolic`)."""
+    """Makes an op's arguments: random tensors (`sample.Random`) or shapes (`sample.Symbolic`)."""
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
         """A tensor that the op must write in full; random ones are poisoned."""
@@ -74,17 +74,13 @@ def row_reduction_config(row: int, num_tokens: int) -> helion.Config:
     to the cost of the cross-warp reduction.
     """
     warps = min(32, max(1, _power_of_2(row) // (32 * 16)))
-    return helion.Config(
-        block_sizes=[1], reduction_loops=[None], num_warps=warps, num_stages=1
-    )
+    return helion.Config(block_sizes=[1], reduction_loops=[None], num_warps=warps, num_stages=1)
 
 
 def row_reduction_space(row: int, num_tokens: int) -> list[helion.Config]:
     """Rows per program x warps."""
     return [
-        helion.Config(
-            block_sizes=[rows], reduction_loops=[None], num_warps=warps, num_stages=1
-        )
+        helion.Config(block_sizes=[rows], reduction_loops=[None], num_warps=warps, num_stages=1)
         for rows in (1, 2, 4)
         for warps in (1, 2, 4, 8, 16, 32)
         if 4 <= rows * _power_of_2(row) // (32 * warps) <= 128

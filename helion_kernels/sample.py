@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
 POISON = 0x7F
-"""Byte that fills outputs: NaN in float8_e4m3fn, bf16 and float32 alike (0x7f, 0x7f7f.. is huge)."""
+"""Byte that fills outputs: NaN in float8_e4m3fn, 3.4e38 in bf16 and float32."""
 
 
 class Random:
@@ -36,9 +36,7 @@ class Random:
         return x.mul_(high - low).add_(low)
 
     def integers(self, shape: Sequence[int], low: int, high: int) -> torch.Tensor:
-        return torch.randint(
-            low, high, tuple(shape), generator=self.generator, device=self.device
-        )
+        return torch.randint(low, high, tuple(shape), generator=self.generator, device=self.device)
 
     def permutation(self, count: int, high: int) -> torch.Tensor:
         return torch.randperm(high, generator=self.generator, device=self.device)[:count]
@@ -57,9 +55,7 @@ class Symbolic:
 
     def _symbol(self, name: str) -> torch.SymInt:
         source = ConstantSource(name)
-        symbol = self.shapes.create_symbol(
-            self.HINT, source=source, dynamic_dim=DimDynamic.DYNAMIC
-        )
+        symbol = self.shapes.create_symbol(self.HINT, source=source, dynamic_dim=DimDynamic.DYNAMIC)
         return self.shapes.create_symintnode(symbol, hint=self.HINT, source=source)
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:

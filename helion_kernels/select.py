@@ -47,7 +47,7 @@ class Choice:
 
 
 def slug(gpu: str) -> str:
-    """`NVIDIA H100 80GB HBM3` -> `nvidia_h100`: memory and form factor do not change the kernels."""
+    """`NVIDIA H100 80GB HBM3` -> `nvidia_h100`: kernels do not depend on memory or form factor."""
     words = gpu.lower().replace("-", " ").split()
     return "_".join(words[:2])
 

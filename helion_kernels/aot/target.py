@@ -40,7 +40,7 @@ TARGETS = {
 
 @contextlib.contextmanager
 def pretend(target: Target) -> Iterator[None]:
-    """Code generated inside is for target, whether or not this machine has a GPU. Not thread-safe."""
+    """Code generated inside is for target, GPU present or not. Not thread-safe."""
     from torch._dynamo.device_interface import CudaInterface
     from triton.runtime import driver
 

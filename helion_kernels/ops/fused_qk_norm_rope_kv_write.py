@@ -95,9 +95,7 @@ def kernel(
         hl.store(flat_cache, [offset + head_dim + half], value, extra_mask=mask)
 
 
-def flatten_cache(
-    q_out: torch.Tensor, kv_cache: torch.Tensor, *rest: object
-) -> tuple[object, ...]:
+def flatten_cache(q_out: torch.Tensor, kv_cache: torch.Tensor, *rest: object) -> tuple[object, ...]:
     """The op's arguments -> the kernel's: the cache as a flat view, its block size and strides.
 
     Slots are turned into offsets inside the kernel, in int64: a cache can exceed 2^31 elements.

@@ -69,7 +69,7 @@ def reference(
 ) -> None:
     y = rms_norm_reference(input, weight, epsilon, residual)
     scale.copy_((y.abs().amax(-1, keepdim=True) / FP8_MAX).clamp(min=MIN_TOKEN_SCALE))
-    out.copy_((y / scale.double()).clamp(-FP8_MAX, FP8_MAX).to(torch.float32).to(FP8))
+    out.copy_((y / scale.double()).clamp(-FP8_MAX, FP8_MAX).to(torch.float32))
 
 
 def sample(dims: Dims, num_tokens: int, make: Sample) -> tuple[object, ...]:

@@ -81,8 +81,6 @@ OP = Op(
     sample=sample,
     default_config=default_config,
     space=lambda dims, num_tokens: gemm_space(dims.n, dims.k, num_tokens),
-    bytes_moved=lambda dims, m: (
-        m * dims.k + dims.k * dims.n + 2 * m * dims.n + 4 * (m + dims.n)
-    ),
+    bytes_moved=lambda dims, m: m * dims.k + dims.k * dims.n + 2 * m * dims.n + 4 * (m + dims.n),
     flops=lambda dims, m: 2 * m * dims.n * dims.k,
 )

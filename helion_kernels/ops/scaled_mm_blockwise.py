@@ -88,7 +88,10 @@ OP = Op(
     default_config=default_config,
     space=lambda dims, num_tokens: gemm_space(dims.n, dims.k, num_tokens, block_k=None),
     bytes_moved=lambda dims, m: (
-        m * dims.k + dims.k * dims.n + 2 * m * dims.n + 4 * (dims.k // GROUP) * (m + dims.n // GROUP)
+        m * dims.k
+        + dims.k * dims.n
+        + 2 * m * dims.n
+        + 4 * (dims.k // GROUP) * (m + dims.n // GROUP)
     ),
     flops=lambda dims, m: 2 * m * dims.n * dims.k,
 )

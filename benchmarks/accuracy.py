@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How near an op's outputs must be to its float64 reference. Tests and the sweep share it.
+
+The bounds, by what is compared:
+
+- float8: a value to which a quotient within QUOTIENT_RTOL of the exact one rounds. At a rounding
+  tie (frequent: bf16 inputs are short) these are two neighbours, elsewhere it is one value.
+- float32 scales: SCALE_RTOL, relative.
+- the residual: equal, bit for bit (one float32 addition and one rounding determine it).
+- bf16: the unit roundoff 2^-8 of the exact value, plus float32 noise relative to the row.
+- a GEMM's bf16: the unit roundoff, plus `accumulation` x sum |a| |b|: what the multiplying unit
+  may lose. CPU: float32 sums. GPU: a Hopper FP8 tensor core truncates to about 14 bits each time
+  it adds 32 products; within one K tile (512 at most) that is (16 + 1) / 2 x 2^-13 < 2^-10 of the
+  sum of magnitudes, and the float32 sum over tiles adds nothing of that order.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from helion_kernels.fp8 import FP8, FP8_MAX
+from helion_kernels.op import Op
+
+SCALE_RTOL = 1e-6
+QUOTIENT_RTOL = 2e-6
+UNIT_ROUNDOFF = 2.0**-8 * (1 + 2.0**-8)
+NOISE = 1e-5
+ACCUMULATION = {"cpu": 2.0**-20, "cuda": 2.0**-10}
+
+
+@dataclass(frozen=True)
+class Expected:
+    args: tuple[Any, ...]
+    """The op's arguments after its reference ran; float8 and bf16 outputs unrounded, in float64."""
+    magnitude: torch.Tensor | None
+    """GEMM: the sum of the products' magnitudes, scaled as the output."""
+
+
+def copy_of(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy with the same strides."""
+    return torch.empty_strided(
+        tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device
+    ).copy_(tensor)
+
+
+def fresh_outputs(op: Op, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """args whose written tensors are copies, so that args can serve again."""
+    return tuple(
+        copy_of(value) if i in op.outputs and value is not None else value
+        for i, value in enumerate(args)
+    )
+
+
+def expect(op: Op, args: tuple[Any, ...]) -> Expected:
+    """Run op's reference on a copy of args."""
+    copies = list(fresh_outputs(op, args))
+    for i in op.outputs:
+        # A residual is read again after it was rounded: it keeps its type.
+        if copies[i] is not None and not _residual(op, i):
+            copies[i] = copies[i].double()
+    op.reference(*copies)
+    return Expected(tuple(copies), _magnitude(op, args) if _is_gemm(op) else None)
+
+
+def problems(
+    op: Op, expected: Expected, actual: tuple[Any, ...], accumulation: float | None = None
+) -> list[str]:
+    """What is wrong with the outputs in actual, one line each; empty if nothing is."""
+    found = []
+    for i in op.outputs:
+        if actual[i] is None:
+            continue
+        want, got = expected.args[i], actual[i]
+        if got.dtype == FP8:
+            wrong = float8_problem(want, got)
+        elif got.dtype == torch.float32:
+            wrong = _over(got.double(), want, SCALE_RTOL * want.abs())
+        elif _residual(op, i):
+            wrong = _over(got.double(), want.double(), torch.zeros_like(want, dtype=torch.double))
+        elif expected.magnitude is not None:
+            if accumulation is None:
+                accumulation = ACCUMULATION[got.device.type]
+            bound = UNIT_ROUNDOFF * want.abs() + accumulation * expected.magnitude
+            wrong = _over(got.double(), want, bound)
+        else:
+            noise = NOISE * want.abs().amax(-1, keepdim=True).clamp(max=1e3)
+            wrong = _over(got.double(), want, UNIT_ROUNDOFF * want.abs() + noise)
+        if wrong:
+            found.append(f"{op.name}: {op.arguments[i].name} {wrong}")
+    return found
+
+
+def float8_problem(want: torch.Tensor, got: torch.Tensor) -> str:
+    """want: exact quotients, float64."""
+    if want.numel() == 0:
+        return ""
+    near = [_ordinal((want * (1.0 + sign * QUOTIENT_RTOL)).to(torch.float32)) for sign in (-1, 1)]
+    low, high = torch.minimum(*near), torch.maximum(*near)
+    code = _ordinal(got)
+    steps = torch.maximum(low - code, code - high).clamp(min=0)
+    if int(steps.max()) == 0:
+        return ""
+    at = _where(steps)
+    return (
+        f"is wrong in {int((steps > 0).sum())} of {want.numel()} places, most at {at}, by "
+        f"{int(steps[at])} float8 steps: {got[at].item()}, expected {want[at].item():.9g}"
+    )
+
+
+def _ordinal(x: torch.Tensor) -> torch.Tensor:
+    """Consecutive integers for consecutive float8 values; -0 is 0 and NaN is far from all.
+
+    Float32 is rounded to float8 first.
+    """
+    clamped = x if x.dtype == FP8 else x.clamp(-FP8_MAX, FP8_MAX).to(FP8)
+    code = clamped.view(torch.uint8).to(torch.int32)
+    size = code & 0x7F
+    size = torch.where(size == 0x7F, 10_000, size)
+    return torch.where(code >= 0x80, -size, size)
+
+
+def _over(got: torch.Tensor, want: torch.Tensor, bound: torch.Tensor) -> str:
+    """got is to lie within bound of want. NaN never does, infinity only if want is the same."""
+    if want.numel() == 0:
+        return ""
+    error = torch.where(got == want, 0.0, (got - want).abs())
+    excess = torch.nan_to_num(error - bound, nan=torch.inf)
+    if float(excess.max()) <= 0.0:
+        return ""
+    at = _where(excess)
+    count = int((excess > 0.0).sum())
+    return (
+        f"is wrong in {count} of {want.numel()} places, most at {at}: {got[at].item():.9g}, "
+        f"expected {want[at].item():.9g} within {bound[at].item():.3g}"
+    )
+
+
+def _where(x: torch.Tensor) -> tuple[int, ...]:
+    return tuple(int(i) for i in torch.unravel_index(x.argmax(), x.shape))
+
+
+def _residual(op: Op, i: int) -> bool:
+    return op.arguments[i].name == "residual"
+
+
+def _is_gemm(op: Op) -> bool:
+    return {"a", "b", "scale_a", "scale_b"} <= {argument.name for argument in op.arguments}
+
+
+def _magnitude(op: Op, args: tuple[Any, ...]) -> torch.Tensor:
+    out, a, b, *scales = args
+    total = torch.empty_like(out, dtype=torch.float32)
+    op.reference(total, _absolute(a), _absolute(b), *scales)
+    return total
+
+
+def _absolute(x: torch.Tensor) -> torch.Tensor:
+    """|x|: the sign bit cleared. Keeps strides."""
+    return copy_of(x).view(torch.uint8).bitwise_and_(0x7F).view(x.dtype)

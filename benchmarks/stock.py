@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What stock vLLM runs in an op's place: its csrc kernels, and what Inductor makes of eager code.
+
+An arm takes an op's arguments and returns a closure that does the op's work on them. Layouts that
+stock's own kernels write for one another (DeepGEMM's aligned scales) are made outside the closure.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+Arm = Callable[..., Callable[[], object]]
+
+FP8_MAX = 448.0
+
+
+def load() -> str | None:
+    """Make `torch.ops._C` available. Returns why it cannot be, or None."""
+    try:
+        importlib.import_module("vllm._C_stable_libtorch")
+    except ImportError as error:
+        return f"stock arms skipped: {error}"
+    return None
+
+
+def arms(op_name: str, dims: tuple[Any, ...]) -> dict[str, Arm]:
+    """Stock's arms for an op, by name; vLLM's ops must be loaded."""
+    found = dict(_CSRC.get(op_name, {}))
+    if op_name == "scaled_mm_blockwise" and _deep_gemm() is None:
+        del found["deepgemm"]
+    return found
+
+
+def inductor_arms(op_name: str, dims: tuple[Any, ...]) -> dict[str, Arm]:
+    """Eager code of an op under torch.compile, which takes seconds for each op and dims."""
+    eager = _EAGER.get(op_name)
+    if eager is None:
+        return {}
+    compiled = torch.compile(eager, fullgraph=True, dynamic=True)
+
+    def bind(*args: Any) -> Callable[[], object]:
+        compiled(*args)  # compiles when first met
+        return lambda: compiled(*args)
+
+    return {"inductor": bind}
+
+
+# -- csrc
+
+
+def _rms_norm_token(out, input, weight, scale, epsilon, residual):  # type: ignore[no-untyped-def]
+    op = torch.ops._C.rms_norm_dynamic_per_token_quant
+    return lambda: op(out, input, weight, scale, epsilon, None, residual)
+
+
+def _rms_norm_block(out, input, weight, scale, epsilon, residual):  # type: ignore[no-untyped-def]
+    op = torch.ops._C.rms_norm_per_block_quant
+    return lambda: op(out, input, weight, scale, epsilon, None, residual, 128, True)
+
+
+def _token_quant(out, input, scale):  # type: ignore[no-untyped-def]
+    op = torch.ops._C.dynamic_per_token_scaled_fp8_quant
+    return lambda: op(out, input, scale, None)
+
+
+def _group_quant(out, input, scale):  # type: ignore[no-untyped-def]
+    op = torch.ops._C.per_token_group_fp8_quant
+    return lambda: op(input, out, scale, 128, 1e-10, -FP8_MAX, FP8_MAX, False, True, False)
+
+
+def _silu_token(out, input, scale):  # type: ignore[no-untyped-def]
+    activated = torch.empty(out.shape, dtype=input.dtype, device=input.device)
+
+    def run() -> None:
+        torch.ops._C.silu_and_mul(activated, input)
+        torch.ops._C.dynamic_per_token_scaled_fp8_quant(out, activated, scale, None)
+
+    return run
+
+
+def _silu_block(out, input, scale):  # type: ignore[no-untyped-def]
+    op = torch.ops._C.silu_and_mul_per_block_quant
+    return lambda: op(out, input, scale, 128, None, True)
+
+
+def _qk_norm_rope(q_out, k_out, qkv, q_weight, k_weight, cos_sin_cache, positions, epsilon):  # type: ignore[no-untyped-def]
+    d = q_weight.shape[0]
+    q, kv = q_out.shape[1] // d, k_out.shape[1] // d
+    op = torch.ops._C.fused_qk_norm_rope
+    weights = q_weight, k_weight, cos_sin_cache
+    return lambda: op(qkv, q, kv, kv, d, epsilon, *weights, True, positions)
+
+
+def _qk_norm_rope_kv_write(  # type: ignore[no-untyped-def]
+    q_out, kv_cache, slot_mapping, qkv, q_weight, k_weight, cos_sin_cache, positions, epsilon
+):
+    d, kv = q_weight.shape[0], kv_cache.shape[1]
+    k_out = qkv.new_empty((0, kv * d))
+    rope = _qk_norm_rope(q_out, k_out, qkv, q_weight, k_weight, cos_sin_cache, positions, epsilon)
+    _, key, value = qkv.split([q_out.shape[1], kv * d, kv * d], dim=1)
+    key, value = key.unflatten(1, (kv, d)), value.unflatten(1, (kv, d))
+    caches = kv_cache.transpose(1, 2).split(d, dim=-1)
+    one = torch.ones((), device=qkv.device)
+    write = torch.ops._C_cache_ops.reshape_and_cache_flash
+
+    def run() -> None:
+        rope()
+        write(key, value, *caches, slot_mapping, "auto", one, one)
+
+    return run
+
+
+def _cutlass(out, a, b, scale_a, scale_b):  # type: ignore[no-untyped-def]
+    op = torch.ops._C.cutlass_scaled_mm
+    return lambda: op(out, a, b, scale_a, scale_b, None)
+
+
+def _cutlass_block(out, a, b, scale_a, scale_b):  # type: ignore[no-untyped-def]
+    return _cutlass(out, a, b, scale_a, scale_b.t())
+
+
+def _deep_gemm() -> Any:
+    try:
+        module = importlib.import_module("vllm.utils.deep_gemm")
+        return module if module.is_deep_gemm_supported() else None
+    except Exception:  # vLLM without a usable platform or DeepGEMM's JIT without nvcc
+        return None
+
+
+def _deepgemm(out, a, b, scale_a, scale_b):  # type: ignore[no-untyped-def]
+    module = _deep_gemm()
+    aligned = module.get_col_major_tma_aligned_tensor(scale_a)
+    # float32 scales as they are: the E8M0 form would be another computation.
+    return lambda: module.fp8_gemm_nt(
+        (a, aligned), (b.t(), scale_b), out, is_deep_gemm_e8m0_used=False
+    )
+
+
+_CSRC: dict[str, dict[str, Arm]] = {
+    "rms_norm_dynamic_per_token_quant": {"csrc": _rms_norm_token},
+    "rms_norm_per_block_quant": {"csrc": _rms_norm_block},
+    "dynamic_per_token_scaled_fp8_quant": {"csrc": _token_quant},
+    "per_token_group_fp8_quant": {"csrc": _group_quant},
+    "silu_and_mul_dynamic_per_token_quant": {"csrc x2": _silu_token},
+    "silu_and_mul_per_block_quant": {"csrc": _silu_block},
+    "fused_qk_norm_rope": {"csrc": _qk_norm_rope},
+    "fused_qk_norm_rope_kv_write": {"csrc x2": _qk_norm_rope_kv_write},
+    "scaled_mm": {"cutlass": _cutlass},
+    "scaled_mm_blockwise": {"cutlass": _cutlass_block, "deepgemm": _deepgemm},
+}
+
+
+# -- eager code for Inductor, as vLLM writes it
+
+
+def _eager_quant(out: torch.Tensor, x: torch.Tensor, scale: torch.Tensor) -> None:
+    amax = x.abs().amax(-1, keepdim=True)
+    s = (amax / FP8_MAX).clamp(min=1.0 / (FP8_MAX * 512.0))
+    scale.copy_(s)
+    out.copy_((x / s).clamp(-FP8_MAX, FP8_MAX).to(out.dtype))
+
+
+def _eager_token_quant(out: torch.Tensor, input: torch.Tensor, scale: torch.Tensor) -> None:
+    _eager_quant(out, input.float(), scale)
+
+
+def _eager_silu_token(out: torch.Tensor, input: torch.Tensor, scale: torch.Tensor) -> None:
+    gate, up = input.chunk(2, dim=-1)
+    _eager_quant(out, (torch.nn.functional.silu(gate) * up).float(), scale)
+
+
+def _eager_rms_norm_token(
+    out: torch.Tensor,
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    scale: torch.Tensor,
+    epsilon: float,
+    residual: torch.Tensor | None,
+) -> None:
+    x = input.float()
+    if residual is not None:
+        x = x + residual.float()
+        residual.copy_(x.to(residual.dtype))
+    y = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon)
+    _eager_quant(out, (y.to(weight.dtype) * weight).float(), scale)
+
+
+_EAGER: dict[str, Callable[..., None]] = {
+    "rms_norm_dynamic_per_token_quant": _eager_rms_norm_token,
+    "dynamic_per_token_scaled_fp8_quant": _eager_token_quant,
+    "silu_and_mul_dynamic_per_token_quant": _eager_silu_token,
+}

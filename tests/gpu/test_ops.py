@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every op as compiled for the GPU, at the sizes of Qwen3, against its float64 reference."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.accuracy import expect, fresh_outputs, problems
+from benchmarks.models import MODELS, dims_of
+from helion_kernels import OPS, plan
+from helion_kernels.op import Op
+from helion_kernels.sample import POISON, Random
+
+TOKENS = (1, 2, 3, 7, 16, 17, 64, 127, 512, 2049, 8192)
+MODEL_NAMES = ("1.7b", "8b", "32b")
+CASES = list(
+    dict.fromkeys(
+        (name, dims)
+        for model in MODEL_NAMES
+        for name in OPS
+        for dims in dims_of(MODELS[model], name)
+    )
+)
+SMALL: dict[str, tuple[Any, ...]] = {name: dims_of(MODELS["1.7b"], name)[-1] for name in OPS}
+"""One set of dims for each op, for what does not depend on dims."""
+
+
+@pytest.fixture(scope="module")
+def plans() -> dict[tuple[str, tuple[Any, ...]], int]:
+    """Plan ids of all cases, compiled at once."""
+    wanted = [(OPS[name], OPS[name].dims(*dims)) for name, dims in CASES]
+    ids = plan.prepare(wanted, max(TOKENS), torch.device("cuda", 0), workers=16)
+    return dict(zip(CASES, ids, strict=True))
+
+
+def call(name: str, plan_id: int, args: tuple[Any, ...]) -> None:
+    getattr(torch.ops.helion_kernels, name)(*args, plan=plan_id)
+
+
+def sample(name: str, dims: tuple[Any, ...], num_tokens: int, seed: int = 0) -> tuple[Any, ...]:
+    op = OPS[name]
+    return op.sample(op.dims(*dims), num_tokens, Random("cuda", seed))
+
+
+def assert_right(op: Op, args: tuple[Any, ...], plan_id: int) -> None:
+    expected = expect(op, args)
+    actual = fresh_outputs(op, args)
+    call(op.name, plan_id, actual)
+    assert problems(op, expected, actual) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "dims"), CASES, ids=[f"{n}-{'x'.join(str(int(d)) for d in ds)}" for n, ds in CASES]
+)
+def test_every_num_tokens(name, dims, plans, compiled) -> None:
+    """And nothing is compiled after `plan.prepare`."""
+    for seed, num_tokens in enumerate(TOKENS):
+        assert_right(OPS[name], sample(name, dims, num_tokens, seed), plans[name, dims])
+    assert compiled == []
+
+
+@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("num_tokens", [1, 17, 300])
+def test_graph_replays_on_new_inputs(name, num_tokens, plans) -> None:
+    op, dims = OPS[name], SMALL[name]
+    static = sample(name, dims, num_tokens)
+    warm = fresh_outputs(op, static)
+    call(name, plans[name, dims], warm)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call(name, plans[name, dims], static)
+    for seed in (1, 2, 3):
+        new = sample(name, dims, num_tokens, seed)
+        for to, value in zip(static, new, strict=True):
+            if isinstance(to, torch.Tensor):
+                # A permutation may differ in length from graph to graph, never within one.
+                to.copy_(value)
+        expected = expect(op, static)
+        graph.replay()
+        assert problems(op, expected, static) == []
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_two_runs_agree_bit_for_bit(name, plans) -> None:
+    op, dims = OPS[name], SMALL[name]
+    args = sample(name, dims, 300)
+    runs = [fresh_outputs(op, args) for _ in range(2)]
+    for run in runs:
+        call(name, plans[name, dims], run)
+    for i in op.outputs:
+        if args[i] is not None:
+            first, second = (run[i].contiguous().view(torch.uint8) for run in runs)
+            assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_beyond_the_largest_num_tokens_planned(name) -> None:
+    op, dims = OPS[name], OPS[name].dims(*SMALL[name])
+    # dims of its own, lest it be planned already: the last bucket's launcher serves what is larger.
+    before = dict(plan._ids)
+    plan._ids.clear()
+    try:
+        (plan_id,) = plan.prepare([(op, dims)], 64, torch.device("cuda", 0))
+    finally:
+        plan._ids.clear()
+        plan._ids.update(before)
+    assert_right(op, sample(name, dims, 200), plan_id)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_no_tokens(name, plans) -> None:
+    call(name, plans[name, SMALL[name]], sample(name, SMALL[name], 0))
+
+
+@pytest.mark.parametrize("name", [n for n in OPS if "per_block" in n or "group" in n])
+def test_scales_in_either_layout(name, plans) -> None:
+    op, dims = OPS[name], SMALL[name]
+    args = list(sample(name, dims, 33))
+    (position,) = [i for i, a in enumerate(op.arguments) if a.name == "scale"]
+    rows, groups = args[position].shape
+    layouts = {
+        "row-major": torch.empty(rows, groups, device="cuda"),
+        "column-major": torch.empty(groups, rows, device="cuda").t(),
+        "columns aligned to 4": torch.empty(groups, 36, device="cuda").t()[:rows],
+    }
+    for layout, scale in layouts.items():
+        args[position] = scale.fill_(float("nan"))
+        expected = expect(op, tuple(args))
+        actual = fresh_outputs(op, tuple(args))
+        call(name, plans[name, dims], actual)
+        assert problems(op, expected, actual) == [], layout
+
+
+@pytest.mark.parametrize("block_size", [16, 32, 48])
+@pytest.mark.parametrize("layout", ["NHD", "HND"])
+def test_kv_cache_layouts(block_size, layout, plans) -> None:
+    """Slots of -1 and tokens past the slots write nothing; each layout and block size is met."""
+    name = "fused_qk_norm_rope_kv_write"
+    op, dims = OPS[name], SMALL[name]
+    _, kv, d = dims
+    args = list(sample(name, dims, 50))
+    blocks = 7
+    if layout == "NHD":
+        cache = torch.empty(blocks, block_size, kv, 2 * d, dtype=torch.bfloat16, device="cuda")
+        cache = cache.transpose(1, 2)
+    else:
+        cache = torch.empty(blocks, kv, block_size, 2 * d, dtype=torch.bfloat16, device="cuda")
+    cache.fill_(-7.0)
+    slots = torch.randperm(blocks * block_size, device="cuda")[:41]
+    slots[::5] = -1
+    args[1], args[2] = cache, slots
+    assert_right(op, tuple(args), plans[name, dims])
+
+
+def test_kv_cache_of_more_than_2_gib(plans) -> None:
+    """Offsets into the cache do not fit in 32 bits."""
+    name = "fused_qk_norm_rope_kv_write"
+    op, dims = OPS[name], SMALL[name]
+    _, kv, d = dims
+    blocks = (5 << 30) // (2 * 16 * kv * 2 * d)
+    cache = torch.empty(blocks, 16, kv, 2 * d, dtype=torch.bfloat16, device="cuda").transpose(1, 2)
+    args = list(sample(name, dims, 3))
+    slots = torch.tensor([blocks * 16 - 1, blocks * 8, 0], device="cuda")
+    args[1], args[2] = cache, slots
+    call(name, plans[name, dims], tuple(args))
+    small = cache.new_empty((3, 1, kv, 2 * d)).transpose(1, 2)
+    args[1], args[2] = small, torch.arange(3, device="cuda")
+    expected = expect(op, tuple(args))
+    got = torch.stack([cache[slot // 16, :, slot % 16] for slot in slots.tolist()]).unsqueeze(2)
+    args[1] = got
+    assert problems(op, expected, tuple(args)) == []
+
+
+EXTREMES: dict[str, Callable[[torch.Tensor], object]] = {
+    "zeros": lambda x: x.zero_(),
+    "denormals": lambda x: x.fill_(1e-39),
+    "outlier": lambda x: x[:, 5].fill_(3e4),
+    "large": lambda x: x.mul_(1e4),
+}
+
+
+@pytest.mark.parametrize("extreme", EXTREMES)
+@pytest.mark.parametrize("name", [n for n in OPS if n.endswith("quant")])
+def test_extremes(name, extreme, plans) -> None:
+    op, dims = OPS[name], SMALL[name]
+    args = sample(name, dims, 9)
+    (position,) = [i for i, a in enumerate(op.arguments) if a.name == "input"]
+    EXTREMES[extreme](args[position])
+    assert_right(op, args, plans[name, dims])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", OPS)
+def test_a_bad_token_spoils_no_other(name, bad, plans) -> None:
+    op, dims = OPS[name], SMALL[name]
+    args = sample(name, dims, 20)
+    (source,) = [i for i, a in enumerate(op.arguments) if a.name in ("input", "qkv", "a")]
+    clean = fresh_outputs(op, args)
+    call(name, plans[name, dims], clean)
+    spoilt = list(fresh_outputs(op, args))
+    spoilt[source] = spoilt[source].clone()
+    spoilt[source][7] = bad
+    call(name, plans[name, dims], tuple(spoilt))
+    rest = [row for row in range(20) if row != 7]
+    for i in op.outputs:
+        if args[i] is None:
+            continue
+        if op.arguments[i].name == "kv_cache":
+            slots = args[2][[row for row in rest if row < len(args[2])]]
+            pick = [
+                cache.transpose(1, 2).flatten(0, 1)[slots].view(torch.uint8)
+                for cache in (clean[i], spoilt[i])
+            ]
+        else:
+            pick = [out[rest].contiguous().view(torch.uint8) for out in (clean[i], spoilt[i])]
+        assert torch.equal(*pick), op.arguments[i].name
+
+
+@pytest.mark.parametrize("k", [4096, 12288, 25600])
+@pytest.mark.parametrize("name", ["scaled_mm", "scaled_mm_blockwise"])
+@pytest.mark.parametrize("num_tokens", [16, 64, 512])
+def test_accumulation(name, k, num_tokens) -> None:
+    """All products positive: what truncation loses adds up, and would grow with K.
+
+    Each element within the roundoff of bf16 plus 2^-10; the mean error, in which roundoff cancels
+    and truncation does not, within 2^-10 alone. Left in the tensor core, the sum over K = 4096
+    loses 128 / 2 x 2^-13 / 2 = 4e-3 on the average.
+    """
+    op = OPS[name]
+    args = list(sample(name, (512, k), num_tokens, seed=k))
+    for i in (1, 2):
+        args[i] = (args[i].view(torch.uint8) & 0x7F).view(args[i].dtype)
+    expected = expect(op, tuple(args))
+    actual = fresh_outputs(op, tuple(args))
+    call(name, plan.UNPLANNED, actual)
+    assert problems(op, expected, actual) == []
+    error = (actual[0].double() - expected.args[0]) / expected.args[0]
+    assert abs(float(error.mean())) < 2.0**-10
+
+
+def test_outputs_are_poisoned() -> None:
+    """So that an element which a kernel leaves out is noticed."""
+    out = Random("cuda").empty((3, 5), torch.float8_e4m3fn)
+    assert (out.view(torch.uint8) == POISON).all() and out.float().isnan().all()
