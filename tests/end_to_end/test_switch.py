@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is installed, `vllm helion status`, and stock behind VLLM_HELION=0."""
+
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from make import make
+from qwen3 import Qwen3
+from server import VLLM, Server, environment
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def status(folder: Path, **env: str) -> str:
+    command = [str(VLLM), "helion", "status", "--model", str(folder)]
+    result = subprocess.run(
+        command,
+        cwd=folder,
+        env=environment(**env),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize("name", ["helion_kernels", "vllm/helion"])
+def test_the_installed_code_is_this_repositorys(name: str) -> None:
+    """Other tests import the one, users run the other."""
+    spec = find_spec("vllm")
+    assert spec is not None and spec.origin is not None
+    installed = Path(spec.origin).parents[1] / name
+    assert installed != ROOT / name
+    for source in (ROOT / name).rglob("*.py"):
+        path = source.relative_to(ROOT / name)
+        assert (installed / path).read_bytes() == source.read_bytes(), f"{path}: install it again"
+
+
+def test_status_lists_every_op_with_its_launcher(workplace: Path) -> None:
+    text = status(make(workplace, "fp8-block"))
+    for word in ("scaled_mm_blockwise", "rms_norm_per_block_quant", "interpreter", "config source"):
+        assert word in text
+
+
+def test_status_says_that_the_switch_is_off(workplace: Path) -> None:
+    assert "runs stock: VLLM_HELION=0" in status(make(workplace, "fp8-token"), VLLM_HELION="0")
+
+
+def test_the_switch_gives_stock(workplace: Path) -> None:
+    """Per-token FP8 only: upstream has no block FP8 for a CPU without AMX."""
+    folder = make(workplace, "fp8-token")
+    with Server(folder, workplace / "stock.log", VLLM_HELION="0") as server:
+        choice = server.post(
+            "/v1/completions",
+            prompt="The sea is",
+            max_tokens=8,
+            temperature=0,
+            return_token_ids=True,
+        )["choices"][0]
+        assert "Helion: serving" not in server.log()
+    tokens, _ = Qwen3(folder).greedy(choice["prompt_token_ids"], 8)
+    assert choice["token_ids"] == tokens
