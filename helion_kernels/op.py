@@ -114,7 +114,7 @@ def group_space(row: int, num_tokens: int) -> list[helion.Config]:
 def head_config(num_q_heads: int, num_kv_heads: int, num_tokens: int) -> helion.Config:
     """A few heads per program; the query and the key-value loop share one launch."""
     per_program = 1 if num_tokens <= 16 else 4
-    q, kv = min(per_program, num_q_heads), min(per_program, num_kv_heads)
+    q, kv = (min(per_program, _power_of_2(n)) for n in (num_q_heads, num_kv_heads))
     return helion.Config(
         block_sizes=[1, q, 1, kv],
         reduction_loops=[None],
@@ -127,7 +127,12 @@ def head_space(num_q_heads: int, num_kv_heads: int, num_tokens: int) -> list[hel
     """Tokens x heads per program x warps."""
     return [
         helion.Config(
-            block_sizes=[tokens, min(heads, num_q_heads), tokens, min(heads, num_kv_heads)],
+            block_sizes=[
+                tokens,
+                min(heads, _power_of_2(num_q_heads)),
+                tokens,
+                min(heads, _power_of_2(num_kv_heads)),
+            ],
             reduction_loops=[None],
             num_warps=warps,
             num_stages=1,
