@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import helion
+from helion.autotuner.config_spec import VALID_KEYS
 
 from helion_kernels.op import Op
 
@@ -136,22 +137,38 @@ def _distance(a: tuple[Any, ...], b: tuple[Any, ...]) -> float:
 def _load(path: Path, op: Op) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
     mend = "run `vllm helion tune` again, or remove the file"
     try:
-        text = path.read_text()
+        document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    try:
-        document = json.loads(text)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; make it readable, or remove it") from None
     except ValueError as error:
         raise ConfigError(f"{path}: not JSON ({error}); {mend}") from None
     by_dims: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     try:
         for entry in document["entries"]:
-            dims = tuple(entry["dims"][field] for field in op.dims._fields)  # type: ignore[attr-defined]
-            if entry["config"] != "stock":
-                helion.Config(**entry["config"])
-            by_dims.setdefault(dims, []).append({**entry, "upto": int(entry["upto"])})
-    except (KeyError, TypeError, ValueError) as error:
+            dims, upto = _checked(op, entry)
+            by_dims.setdefault(dims, []).append({**entry, "upto": upto})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(
             f"{path}: not a table of configs for {op.name} ({error!r}); {mend}"
         ) from None
     return by_dims
+
+
+def _checked(op: Op, entry: dict[str, Any]) -> tuple[tuple[Any, ...], int]:
+    """An entry's dims and upto. Raises ValueError and its like if op cannot have its config."""
+    dims = op.dims(**entry["dims"])
+    upto = int(entry["upto"])
+    if upto < 1 or not all(isinstance(x, bool) or (isinstance(x, int) and x > 0) for x in dims):
+        raise ValueError(f"dims and upto are positive integers, not {entry['dims']}, {upto}")
+    config = entry["config"]
+    if config != "stock":
+        unknown = sorted(set(config) - VALID_KEYS)
+        if unknown:
+            raise ValueError(f"no such config keys: {', '.join(unknown)}")
+        for key, usual in op.default_config(dims, upto).config.items():
+            value = config.get(key, usual)
+            if isinstance(usual, list) and len(value) != len(usual):
+                raise ValueError(f"{key} has {len(usual)} values here, not {value}")
+    return tuple(dims), upto

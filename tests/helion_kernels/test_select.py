@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which config is chosen, and what is said of files that cannot be used."""
+
+import json
+
+import helion
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.models import MODELS, dims_of
+from helion_kernels import OPS, select
+
+GPU = "NVIDIA H100 80GB HBM3"
+OP = OPS["scaled_mm"]
+DIMS = OP.dims(6144, 4096)
+
+
+def config(m=16, n=64, k=128, **more):
+    return {"block_sizes": [m, n, k], "num_warps": 4, "num_stages": 3, **more}
+
+
+def entry(upto, config, n=6144, k=4096):
+    return {"dims": {"n": n, "k": k}, "upto": upto, "config": config, "us": 1.0}
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch, no_plans):
+    """Writes entries, or text, to the user's or the shipped folder; returns the file."""
+    monkeypatch.setenv("HELION_KERNELS_CONFIG_DIR", str(tmp_path / "user"))
+    monkeypatch.setattr(select, "SHIPPED", tmp_path / "shipped")
+
+    def write(which, content, op=OP):
+        path = tmp_path / which / select.slug(GPU) / f"{op.name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            path.write_text(
+                content
+                if isinstance(content, str)
+                else json.dumps({"provenance": {}, "entries": content})
+            )
+        return path
+
+    return write
+
+
+def choose(dims=DIMS, most=8192, stock=(), op=OP):
+    return select.choose(op, dims, most, GPU, frozenset(stock))
+
+
+def test_slug_names_the_gpu_without_memory_and_form_factor():
+    names = ("NVIDIA H100 80GB HBM3", "NVIDIA H100 PCIe", "NVIDIA H100-SXM5-80GB")
+    assert {select.slug(name) for name in names} == {"nvidia_h100"}
+    assert select.slug("NVIDIA H200") == "nvidia_h200"
+
+
+def test_default_where_nothing_is_tuned(folders):
+    choices = choose()
+    assert {c.source for c in choices} == {"default"}
+    assert choices[-1].upto == 8192
+    assert choices[0].config == OP.default_config(DIMS, 16)
+
+
+def test_exact(folders):
+    folders("shipped", [entry(16, config()), entry(8192, config(128))])
+    assert [(c.source, c.upto) for c in choose()] == [("exact", 16), ("exact", 8192)]
+
+
+def test_neighbours_of_one_config_share_a_bucket(folders):
+    folders("shipped", [entry(u, config()) for u in (1, 16, 64)] + [entry(256, config(64))])
+    assert [c.upto for c in choose(most=256)] == [64, 256]
+
+
+def test_order_of_entries_does_not_matter(folders):
+    folders("shipped", [entry(8192, config(128)), entry(16, config())])
+    assert [c.upto for c in choose()] == [16, 8192]
+
+
+def test_last_bucket_reaches_to_max_num_tokens_and_no_bucket_lies_beyond(folders):
+    folders("shipped", [entry(16, config(16)), entry(64, config(64)), entry(512, config(128))])
+    assert choose(most=8192)[-1].upto == 8192
+    assert [c.upto for c in choose(most=40)] == [16, 64]
+
+
+def test_nearest_dims_within_a_factor_of_two(folders):
+    folders("shipped", [entry(64, config(), n=4096), entry(64, config(64), n=9000)])
+    (choice,) = choose()
+    assert choice.source == "nearest"
+    assert choice.config == helion.Config(**config(64))
+    assert "9000" in choice.reason
+    assert choose(OP.dims(1024, 4096))[0].source == "default"
+
+
+def test_a_flag_that_differs_is_never_near(folders):
+    op = OPS["rms_norm_dynamic_per_token_quant"]
+    row = {
+        "dims": {"hidden_size": 4096, "residual": True},
+        "upto": 64,
+        "config": {"block_sizes": [1], "reduction_loops": [None]},
+    }
+    folders("shipped", [row], op)
+    assert choose(op.dims(4096, True), op=op)[0].source == "exact"
+    assert choose(op.dims(4096, False), op=op)[0].source == "default"
+
+
+def test_the_users_configs_come_first(folders):
+    folders("shipped", [entry(64, config(16)), entry(64, config(16), n=1024)])
+    folders("user", [entry(64, config(64))])
+    assert choose()[0].config == helion.Config(**config(64))
+    assert choose(OP.dims(1024, 4096))[0].config == helion.Config(**config(16))
+
+
+def test_stock_where_there_is_one(folders):
+    folders("shipped", [entry(64, "stock"), entry(8192, config(128))])
+    with_stock, without = choose(stock=[OP.name]), choose()
+    assert with_stock[0].config is None
+    assert with_stock[0].key == "stock"
+    assert "stock" in with_stock[0].reason
+    assert without[0].config == OP.default_config(DIMS, 64)
+    assert without[0].source == "default"
+    assert "stock" in without[0].reason
+
+
+DAMAGED = {
+    "not JSON": "{",
+    "not UTF-8": b"\xff\xfe\x00",
+    "empty": "",
+    "a list": "[]",
+    "no entries": "{}",
+    "entries are text": '{"entries": "abc"}',
+    "no dims": [{"upto": 1, "config": config()}],
+    "dims of another op": [{"dims": {"hidden_size": 4096}, "upto": 1, "config": config()}],
+    "one dim too many": [{"dims": {"n": 1, "k": 1, "m": 1}, "upto": 1, "config": config()}],
+    "dims are text": [entry(1, config(), n="6144")],
+    "dims are zero": [entry(1, config(), n=0)],
+    "upto is text": [entry("many", config())],
+    "upto is zero": [entry(0, config())],
+    "config is other text": [entry(1, "fast")],
+    "unknown key": [entry(1, config(blocksize=3))],
+    "too few block sizes": [entry(1, {"block_sizes": [16, 16]})],
+    "block sizes are a number": [entry(1, {"block_sizes": 16})],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+@pytest.mark.parametrize("which", ["user", "shipped"])
+def test_a_file_that_cannot_be_used_is_named_with_the_mend(folders, damage, which):
+    path = folders(which, DAMAGED[damage])
+    with pytest.raises(select.ConfigError) as caught:
+        choose()
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "remove" in message
+    assert "\n" not in message
+
+
+def test_the_unknown_key_is_named(folders):
+    folders("user", DAMAGED["unknown key"])
+    with pytest.raises(select.ConfigError, match="blocksize"):
+        choose()
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 9000), st.sampled_from([16, 32, 64])), min_size=1, max_size=8
+    ),
+    st.integers(1, 9000),
+)
+def test_every_num_tokens_gets_the_entry_that_serves_it(entries, most):
+    """Merging changes nothing: the smallest upto that is at least num_tokens decides."""
+    unique = dict(entries)
+    found = [select.Choice("exact", helion.Config(**config(m)), u, "") for u, m in unique.items()]
+    merged = select._merge(found, most)
+    assert merged[-1].upto >= most
+    assert [c.upto for c in merged] == sorted({c.upto for c in merged})
+    for n in {1, most, *(min(u, most) for u in unique), *(min(u + 1, most) for u in unique)}:
+        serves = [u for u in sorted(unique) if u >= n] or [max(unique)]
+        got = next(c for c in merged if c.upto >= n)
+        assert got.config == helion.Config(**config(unique[serves[0]]))
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_shipped_configs_can_be_read(name, no_plans, monkeypatch):
+    monkeypatch.delenv("HELION_KERNELS_CONFIG_DIR", raising=False)
+    op = OPS[name]
+    for model in MODELS.values():
+        for dims in dims_of(model, name):
+            assert select.choose(op, op.dims(*dims), 8192, GPU)
