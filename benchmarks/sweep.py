@@ -13,7 +13,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from functools import cache
 from typing import Any
 
 import helion
@@ -25,7 +24,6 @@ from benchmarks.configs import Found, merge, save
 from helion_kernels import OPS, launch, select
 from helion_kernels.aot.target import TARGETS, pretend
 from helion_kernels.op import Op
-from helion_kernels.sample import Symbolic
 
 ROUNDS = 3
 """Replays of each config at first sight."""
@@ -39,31 +37,17 @@ def _start_worker() -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-@cache
-def _bound(op_name: str, dims: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
-    """Helion's analysis of an op at dims, which all configs share."""
-    op, args = OPS[op_name], symbolic_args(OPS[op_name], dims)
-    return helion.kernel(op.kernel, **launch._SETTINGS).bind(args), args
-
-
 def compile_config(op_name: str, dims: tuple[Any, ...], config: dict[str, Any]) -> str:
     """The generated source; its machine code is in Triton's cache afterwards."""
     with pretend(TARGETS["sm_90"]):
-        bound, args = _bound(op_name, dims)
+        bound = launch.bind(OPS[op_name], dims, TARGETS["sm_90"].capability)
         source: str = bound.to_triton_code(helion.Config(**config))
-        specialised = launch.Specialised(load(op_name, source), args)
-        specialised.generalise()
-        specialised.kernel.warmup(*specialised.mock_args(), grid=(1,), **specialised.options)
+        args = launch.symbolic_args(OPS[op_name], dims)
+        launch.Specialised(load(op_name, source), args).compile()
     return source
 
 
 # -- in both
-
-
-def symbolic_args(op: Op, dims: tuple[Any, ...]) -> tuple[Any, ...]:
-    symbolic = Symbolic()
-    with symbolic.mode:
-        return op.kernel_args(*op.sample(op.dims(*dims), symbolic.num_tokens, symbolic))
 
 
 def load(op_name: str, source: str) -> launch.Launcher:
@@ -118,7 +102,8 @@ def sweep_case(
     timed: list[tuple[float, dict[str, Any], timing.Graph]] = []
     for config, source in ready:
         try:
-            launcher = launch.build(load(case.op.name, source), mock, device)
+            specialised = launch.Specialised(load(case.op.name, source), mock)
+            launcher = launch.build(specialised, device)
             wrong = case.problems(launcher)
             if wrong:
                 counts["wrong"] += 1
@@ -167,7 +152,7 @@ def run(options: argparse.Namespace, document: dict[str, Any]) -> None:
         document |= {"ceilings": vars(ceilings), "rows": []}
         for op, dims in cases(options.ops, options.models):
             sources: dict[str, Future[str]] = {}
-            mock = symbolic_args(op, dims)
+            mock = launch.symbolic_args(op, dims)
             found: list[Found] = []
             for num_tokens in options.tokens:
                 if time.monotonic() > deadline:

@@ -6,6 +6,7 @@ interpreter; on CUDA the host function that Helion generates, with its Triton ke
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import helion
@@ -31,30 +32,46 @@ def interpret(op: Op) -> Launcher:
     return helion.kernel(op.kernel, ref_mode=RefMode.EAGER, **_SETTINGS)
 
 
-def generate(op: Op, dims: tuple[Any, ...], config: helion.Config) -> tuple[Launcher, tuple]:
-    """Helion -> Triton: the generated host function, and symbolic arguments to call it with.
+def generate(op: Op, dims: tuple[Any, ...], config: helion.Config) -> "Specialised":
+    """Helion -> Triton. Needs no GPU and allocates nothing; not thread-safe.
 
-    Needs no GPU and allocates nothing. Raises helion.exc.InvalidConfig for a config that does not
-    fit the kernel.
+    Raises helion.exc.InvalidConfig for a config that does not fit the kernel.
     """
+    bound = bind(op, tuple(dims), torch.cuda.get_device_capability())
+    function = bound.compile_config(config, allow_print=False)
+    return Specialised(function, symbolic_args(op, dims))
+
+
+@lru_cache(maxsize=1)
+def bind(op: Op, dims: tuple[Any, ...], capability: tuple[int, int]) -> Any:
+    """Helion's analysis of op at dims.
+
+    It takes some ten times as long as generating code from it, and serves every config: callers
+    ask for the configs of one (op, dims) in a row. capability: of the device that is current.
+    """
+    return helion.kernel(op.kernel, **_SETTINGS).bind(symbolic_args(op, dims))
+
+
+def symbolic_args(op: Op, dims: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The kernel's arguments for a symbolic num_tokens."""
     symbolic = Symbolic()
     with symbolic.mode:
-        args = op.kernel_args(*op.sample(op.dims(*dims), symbolic.num_tokens, symbolic))
-    bound = helion.kernel(op.kernel, **_SETTINGS).bind(args)
-    return bound.compile_config(config, allow_print=False), args
+        return op.kernel_args(*op.sample(op.dims(*dims), symbolic.num_tokens, symbolic))
 
 
 class Specialised:
-    """What a generated host function passes to its launcher, for one set of arguments."""
+    """A generated host function, its Triton kernel, and what the one passes to the other."""
 
     def __init__(self, function: Launcher, args: tuple[Any, ...]) -> None:
+        """args: symbolic ones. Not thread-safe: they share state that fake tensors keep."""
         self.function = function
         function(*args, _launcher=self._capture)
+        self._generalise()
 
     def _capture(self, kernel: Any, grid: tuple, *args: Any, **options: Any) -> None:
         self.kernel, self.grid, self.args, self.options = kernel, grid, args, options
 
-    def generalise(self) -> None:
+    def _generalise(self) -> None:
         """Recompile for no value of num_tokens in particular.
 
         Triton compiles a variant for each of: 1, a multiple of 16, any other integer. The kernels
@@ -72,9 +89,10 @@ class Specialised:
         self.function.__globals__[self.kernel.fn.__name__] = general
         self.kernel = general
 
-    def mock_args(self) -> list[Any]:
-        """The captured arguments for `JITFunction.warmup`: dtypes for tensors, 17 for symbols."""
-        return [
+    def compile(self) -> Any:
+        """Triton -> machine code for the current device. Thread-safe."""
+        # Dtypes stand for aligned tensors, 17 for any num_tokens.
+        args = [
             value.dtype
             if isinstance(value, torch.Tensor)
             else 17
@@ -82,19 +100,15 @@ class Specialised:
             else value
             for value in self.args
         ]
+        return self.kernel.warmup(*args, grid=(1,), **self.options)
 
 
-def build(function: Launcher, args: tuple[Any, ...], device: torch.device) -> Launcher:
-    """Triton -> machine code for `generate`'s result, loaded on device. Thread-safe.
+def build(specialised: Specialised, device: torch.device) -> Launcher:
+    """A launcher, loaded on device. Thread-safe.
 
     After this no call JITs, whatever num_tokens: needed for capture, and for vLLM's
     `--jit-monitor-mode error`.
     """
-    specialised = Specialised(function, args)
-    specialised.generalise()
     with torch.cuda.device(device):
-        compiled = specialised.kernel.warmup(
-            *specialised.mock_args(), grid=(1,), **specialised.options
-        )
-        compiled._init_handles()  # load now: too much shared memory fails here, not in a request
-    return function
+        specialised.compile()._init_handles()  # now: too much shared memory fails here
+    return specialised.function

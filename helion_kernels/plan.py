@@ -77,7 +77,8 @@ def prepare(
     wanted = list(wanted)
     fresh: dict[tuple[str, tuple[Any, ...]], tuple[Op, list[select.Choice]]] = {}
     for op, dims in wanted:
-        key = (op.name, tuple(dims))
+        dims = op.dims(*dims)
+        key = (op.name, dims)
         if (*key, device.type) not in _ids and key not in fresh:
             fresh[key] = op, _choices(op, dims, max_num_tokens, device)
 
@@ -88,8 +89,8 @@ def prepare(
     }
     ready: dict[Any, launch.Launcher] = {}
     with ThreadPoolExecutor(workers) as pool:
-        # Helion's code generation keeps global state, so it runs here; Triton's compiler, which
-        # takes most of the time, runs in the pool.
+        # Code generation is not thread-safe, so it runs here; Triton's compiler, which takes most
+        # of the time, runs in the pool.
         tasks = {key: _start(pool, key[1], *job, device) for key, job in jobs.items()}
         for key, task in tasks.items():
             ready[key] = task()
@@ -114,7 +115,7 @@ def dry_run(
     wanted: Iterable[tuple[Op, tuple[Any, ...]]], max_num_tokens: int, device: torch.device
 ) -> list[Plan]:
     """What `prepare` would choose, compiling nothing; equal (op, dims) once."""
-    unique = {(op.name, tuple(dims)): op for op, dims in wanted}
+    unique = {(op.name, op.dims(*dims)): op for op, dims in wanted}
     return [
         Plan(op, dims, _choices(op, dims, max_num_tokens, device), [], [])
         for (_, dims), op in unique.items()
@@ -142,6 +143,6 @@ def _start(
     elif choice.config is None:
         launcher = _stock[op.name]
     else:
-        generated = launch.generate(op, dims, choice.config)
-        return pool.submit(launch.build, *generated, device).result
+        specialised = launch.generate(op, dims, choice.config)
+        return pool.submit(launch.build, specialised, device).result
     return lambda: launcher

@@ -49,7 +49,9 @@ class HelionSubcommand(CLISubcommand):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             usage="vllm helion status [options]",
         )
-        add.add_argument("--model", default=None, help="checkpoint folder or hub id to read sizes of")
+        add.add_argument(
+            "--model", default=None, help="checkpoint folder or hub id to read sizes of"
+        )
         add.add_argument(
             "--format",
             choices=("per-token", "block"),
@@ -89,7 +91,9 @@ def status(args: argparse.Namespace) -> None:
         raise SystemExit(f"vllm helion status: {error}") from None
 
     refusal = served.switch_refusal()
-    print(f"{name}, {'block' if block else 'per-token'} FP8, tp {args.tensor_parallel_size}: ", end="")
+    print(
+        f"{name}, {'block' if block else 'per-token'} FP8, tp {args.tensor_parallel_size}: ", end=""
+    )
     if refusal is not None:
         print(f"runs stock: {refusal}")
         return

@@ -37,12 +37,14 @@ class Qwen3Defaults(VerifyAndUpdateConfig):
             or vllm_config.optimization_level != OptimizationLevel.O2
             or vllm_config.model_config.enforce_eager
         )
-        if chosen or not current_platform.is_cuda():
+        if chosen:
             return
         # Without torch.compile vLLM drops its default FULL_AND_PIECEWISE to NONE. FULL alone also
         # serves mixed batches under FlashAttention 3, and degrades to decode-only elsewhere.
         compilation.mode = CompilationMode.NONE
-        compilation.cudagraph_mode = CUDAGraphMode.FULL
+        if current_platform.is_cuda():
+            compilation.cudagraph_mode = CUDAGraphMode.FULL
         logger.info_once(
-            "Helion: torch.compile off, FULL CUDA graphs (--compilation-config overrides this)"
+            "Helion: torch.compile off%s (--compilation-config overrides this)",
+            ", FULL CUDA graphs" if current_platform.is_cuda() else "",
         )
