@@ -150,11 +150,13 @@ def gemm_config(n: int, k: int, num_tokens: int, block_k: int | None = 128) -> h
     Up to 64: the smallest tile of M that holds all tokens, so that every weight is read once, and a
     narrow tile of N, so that all multiprocessors have one. H100, cold L2, M = 1, [16, 64, 256]:
     gate_up of Qwen3-8B 36.8 us, 91 % of the read bandwidth. Beyond: 128 x 128 tiles on two
-    warpgroups. block_k None: the kernel's loop has a step of its own (128).
+    warpgroups. block_k None: the kernel's loop has a step of its own (128); more stages then keep
+    as many bytes of weights in flight, 48 KiB per multiprocessor.
     """
     if num_tokens <= 64:
         block_m = 16 if num_tokens <= 16 else 32 if num_tokens <= 32 else 64
-        block_n, warps, stages = (64 if n >= 8192 else 32), 4, 5
+        block_n, warps = (64 if n >= 8192 else 32), 4
+        stages = 384 // block_n if block_k is None else 5
         block_k = block_k and 256
     elif num_tokens <= 256:
         block_m, block_n, warps, stages = 64, 64, 4, 4
@@ -183,10 +185,10 @@ def gemm_space(n: int, k: int, num_tokens: int, block_k: int | None = 128) -> li
     for block_m in tiles_m:
         if num_tokens <= 64 and not wanted <= block_m <= 2 * wanted:
             continue
-        for block_n in (16, 32, 64, 128, 256):
+        for block_n in (16, 32, 64, 128) if block_k is None else (16, 32, 64, 128, 256):
             for tile_k in (128,) if block_k is None else (64, 128, 256, 512):
                 for warps in (4, 8):
-                    for stages in (3, 4, 5, 6):
+                    for stages in (3, 4, 5, 6, 8, 12):
                         shared = (block_m + block_n) * tile_k * stages
                         threads = block_m * block_n // (32 * warps)
                         if shared <= 227 * 1024 and 2 <= threads <= 128:

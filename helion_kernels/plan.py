@@ -92,8 +92,8 @@ def prepare(
         # Code generation is not thread-safe, so it runs here; Triton's compiler, which takes most
         # of the time, runs in the pool.
         tasks = {key: _start(pool, key[1], *job, device) for key, job in jobs.items()}
-        for key, task in tasks.items():
-            ready[key] = task()
+        for wanted_by, task in tasks.items():
+            ready[wanted_by] = task()
             progress(len(ready), len(jobs))
 
     for (name, dims), (op, choices) in fresh.items():

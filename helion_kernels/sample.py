@@ -2,6 +2,7 @@
 """Arguments for an op: random ones to run it, symbolic ones to compile it without running."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch._dynamo.source import ConstantSource
@@ -53,7 +54,8 @@ class Symbolic:
         self.mode = FakeTensorMode(shape_env=self.shapes)
         self.num_tokens = self._symbol("num_tokens")
 
-    def _symbol(self, name: str) -> torch.SymInt:
+    def _symbol(self, name: str) -> Any:
+        """A torch.SymInt, for use as an int."""
         source = ConstantSource(name)
         symbol = self.shapes.create_symbol(self.HINT, source=source, dynamic_dim=DimDynamic.DYNAMIC)
         return self.shapes.create_symintnode(symbol, hint=self.HINT, source=source)

@@ -135,7 +135,7 @@ def _distance(a: tuple[Any, ...], b: tuple[Any, ...]) -> float:
 
 @cache
 def _load(path: Path, op: Op) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
-    mend = "run `vllm helion tune` again, or remove the file"
+    mend = "mend the file, or remove it to run the default configs"
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

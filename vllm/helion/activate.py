@@ -26,9 +26,8 @@ def activate() -> None:
         return
     switches.set_config_dir()
 
-    from vllm.model_executor.models.config import MODELS_CONFIG_MAP
-
     from vllm.helion.defaults import Qwen3Defaults
+    from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 
     MODELS_CONFIG_MAP.setdefault("Qwen3ForCausalLM", Qwen3Defaults)
 

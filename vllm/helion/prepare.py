@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""After loading, before profiling and capture: a launcher for every call that the model can make."""
+"""After loading, before profiling and capture: a launcher for every call of the model."""
 
 import time
 from typing import TYPE_CHECKING

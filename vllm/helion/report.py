@@ -68,5 +68,5 @@ def log(layers: "list[HelionDecoderLayer]", refusals: dict[str, list[str]]) -> N
     )
     if any(choice.source == "default" for plan in PLANS for choice in plan.choices):
         logger.info(
-            "Helion: some ops run untuned default configs on this GPU; `vllm helion tune` tunes them"
+            "Helion: some ops run default configs, not tuned for this GPU and these sizes"
         )
