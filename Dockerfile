@@ -30,8 +30,9 @@ RUN --mount=type=cache,target=/root/.cache \
 FROM python
 # Triton compiles a small C launcher for each kernel when it first runs: a compiler and the headers
 # of Python and libc stay, and no other build tool. Kernels packed ahead of time will end this.
+# libnuma is for the cpu variant.
 RUN apt-get update \
- && apt-get install -y --no-install-recommends gcc libc6-dev libpython3-dev \
+ && apt-get install -y --no-install-recommends gcc libc6-dev libpython3-dev libnuma1 \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --uid 2000 --create-home vllm \
  && install -d -o vllm -g vllm /cache

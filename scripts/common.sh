@@ -60,3 +60,13 @@ variant() {
     echo cpu
   fi
 }
+
+# The one library of the cpu variant that pip does not bring.
+libnuma() {
+  "$python" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null && return
+  if ((EUID)) || ! command -v apt-get >/dev/null; then
+    fail "libnuma.so.1 is missing; on Debian, as root: apt-get install libnuma1"
+  fi
+  step "Installing libnuma1 with apt-get" \
+    bash -c 'apt-get update && apt-get install -y --no-install-recommends libnuma1'
+}
