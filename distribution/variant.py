@@ -54,7 +54,10 @@ def foundation(upstream: Upstream, variant: str) -> Tree:
     cpu = archive.read(fetch(upstream.wheels["cpu"]))
     with step("variant") as details:
         cuda_only = [name for name in tree if _shared(name) and needs_cuda(tree[name].read(), name)]
-        for name in cuda_only:
+        # Without its binary DeepGEMM's Python half is found, fails and logs a traceback; vLLM's cpu
+        # wheel leaves the package out.
+        orphans = [name for name in tree if name.startswith("vllm/third_party/deep_gemm/")]
+        for name in {*cuda_only, *orphans}:
             del tree[name]
         gained = [name for name in cpu if _shared(name) and name not in tree]
         tree.update({name: cpu[name] for name in gained})

@@ -44,10 +44,15 @@ def register_stock(op_name: str, function: launch.Launcher) -> None:
 
 
 def run(op: Op, plan_id: int, args: tuple[Any, ...]) -> None:
-    """Launch op for args; num_tokens is the first output's first dimension."""
+    """Launch op for args; num_tokens is the first output's first dimension.
+
+    Raises ValueError for another op's plan: ids live in compiled graphs, which vLLM caches on disk.
+    """
     if plan_id == UNPLANNED:
         plan_id = _adhoc(op, args)
     plan = PLANS[plan_id]
+    if plan.op is not op:
+        raise ValueError(f"plan {plan_id} is for {plan.op.name}, not for {op.name}")
     num_tokens = args[0].shape[0]
     if num_tokens == 0:
         return
