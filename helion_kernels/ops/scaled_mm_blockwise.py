@@ -42,9 +42,11 @@ def kernel(
     n = b.size(1)
     hl.specialize((k, n))
     groups = k // 128
-    # At most 128 columns, aligned: they share one weight scale per group.
+    # At most 128 columns, aligned: they share one weight scale per group. Rows first: configs list
+    # block sizes in the order of registration.
+    size_m = hl.register_block_size(16, 256)
     size_n = hl.register_block_size(16, 128)
-    for tile_m, tile_n in hl.tile([m, n], block_size=[None, size_n]):
+    for tile_m, tile_n in hl.tile([m, n], block_size=[size_m, size_n]):
         acc = hl.zeros([tile_m, tile_n], dtype=torch.float32)
         block = tile_n.begin // 128
         scale_m, scale_n = scale_a[tile_m, 0], scale_b[block, 0]
