@@ -5,7 +5,7 @@ import json
 
 import helion
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.models import MODELS, dims_of
@@ -162,6 +162,7 @@ def test_the_unknown_key_is_named(folders):
         choose()
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(1, 9000), st.sampled_from([16, 32, 64])), min_size=1, max_size=8

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts of benchmarks.kernels that need no GPU."""
+
+import argparse
+import json
+
+import pytest
+
+from benchmarks import configs, kernels, stock, sweep, timing
+from benchmarks.configs import Found
+from benchmarks.models import MODELS, dims_of
+from helion_kernels import OPS, select
+
+L2 = 50 << 20
+
+
+def test_without_a_gpu_it_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(kernels.torch.cuda, "is_available", lambda: False)
+    assert kernels.main(["--ops", "scaled_mm"]) == 2
+    assert "needs a GPU" in capsys.readouterr().out
+
+
+def test_arguments():
+    options = kernels.parser().parse_args(["--models", "8b,32b", "--tokens", "64,1,1"])
+    assert options.models == ["8b", "32b"]
+    assert options.tokens == [1, 64]
+    assert options.ops == list(OPS)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--models", "9b"], ["--ops", "mm"], ["--tokens", "0"], ["--tokens", "a"]]
+)
+def test_wrong_arguments_are_refused_in_a_line(arguments, capsys):
+    with pytest.raises(SystemExit):
+        kernels.parser().parse_args(arguments)
+    assert arguments[1] in capsys.readouterr().err
+
+
+def test_every_op_of_every_model_has_dims():
+    for op in OPS.values():
+        for model in MODELS.values():
+            for dims in dims_of(model, op.name):
+                assert op.bytes_moved(op.dims(*dims), 1) > 0
+    with pytest.raises(KeyError, match="mm"):
+        dims_of(MODELS["8b"], "mm")
+
+
+def test_cases_are_met_once():
+    found = kernels.cases(["scaled_mm"], ["8b", "8b", "32b"])
+    assert len(found) == 8
+    assert len(kernels.cases(list(OPS), ["8b"])) == 18
+
+
+@pytest.mark.parametrize("size", [1, 12_000, 10 << 20, 49 << 20, 51 << 20, 1 << 30])
+def test_sets_exceed_the_cache_or_are_called_warm(size):
+    sets = timing.sets_needed(size, L2)
+    assert 2 <= sets <= timing.MAX_SETS
+    if timing.is_cold(size, sets, L2):
+        assert size * (sets - 1) > L2  # what ran since the last use of a set fills the cache
+    else:
+        assert sets == timing.MAX_SETS
+
+
+def test_graphs_hold_whole_rotations_of_some_length():
+    for sets, us in ((2, 5000.0), (64, 2.0), (3, 40.0)):
+        calls = timing.calls_per_graph(sets, us)
+        assert calls % sets == 0
+        assert calls * us >= timing.CALLS_US / 2
+
+
+def test_median_and_quartiles():
+    time = timing.summarise([1.0, 2.0, 3.0, 4.0, 100.0])
+    assert (time.low, time.us, time.high) == (2.0, 3.0, 4.0)
+    assert timing.summarise([5.0]).us == 5.0
+
+
+def test_the_floor_is_the_slower_of_memory_and_arithmetic():
+    ceilings = timing.Ceilings(3e6, 3e6, 2.9e6, 1e9)
+    assert ceilings.floor_us(3_000_000, 0) == 1.0
+    assert ceilings.floor_us(3_000_000, 5_000_000_000) == 5.0
+    assert timing.Ceilings(3e6, 3e6, 3e6, 0.0).floor_us(3_000_000, 10**12) == 1.0
+
+
+def row(arm, us, **more):
+    return {
+        "op": "scaled_mm",
+        "dims": {"n": 6144, "k": 4096},
+        "num_tokens": 16,
+        "arm": arm,
+        "us": us,
+        "bytes": 25_000_000,
+        "flops": 10**9,
+        "floor_us": 8.0,
+        "l2": "cold",
+        **more,
+    }
+
+
+def test_table():
+    ours = kernels.line(row("ours", 10.0, problems=[]), 10.0)
+    assert "2500 GB/s" in ours
+    assert "0.80" in ours
+    assert kernels.line(row("cutlass", 20.0), 10.0).rstrip().endswith("0.50")
+    assert "WRONG: out" in kernels.line(row("ours", 10.0, problems=["out is wrong"]), 10.0)
+    assert "no kernel" in kernels.line(row("cutlass", None, note="no kernel"), 10.0)
+    assert "TF/s" in kernels.line(row("ours", 10.0, num_tokens=512), None)
+
+
+def test_stock_is_skipped_with_a_note_where_there_is_none(monkeypatch):
+    def refuse(name):
+        raise ImportError(f"no {name}")
+
+    monkeypatch.setattr(stock.importlib, "import_module", refuse)
+    assert "skipped" in stock.load()
+    assert "deepgemm" not in stock.arms("scaled_mm_blockwise", (1, 1))
+
+
+def test_every_op_has_a_stock_arm():
+    assert set(stock._CSRC) == set(OPS)
+
+
+# -- configs
+
+
+def test_merge_joins_neighbours_only():
+    a, b = {"num_warps": 4}, {"num_warps": 8}
+    found = [Found(64, a, 2.0), Found(1, a, 1.0), Found(128, b, 3.0), Found(512, a, 4.0)]
+    assert [(f.upto, f.config) for f in configs.merge(found)] == [(64, a), (128, b), (512, a)]
+
+
+def test_stock_only_where_it_wins_by_more_than_noise():
+    ours = Found(16, {"num_warps": 4}, 10.0)
+    assert ours.or_stock({}) is ours
+    assert ours.or_stock({"cutlass": 9.9}) is ours
+    assert ours.or_stock({"cutlass": 9.0, "deepgemm": 8.0}) == Found(16, "stock", 8.0)
+
+
+def test_saved_configs_are_what_select_reads(tmp_path, monkeypatch):
+    monkeypatch.setenv("HELION_KERNELS_CONFIG_DIR", str(tmp_path))
+    monkeypatch.setattr(select, "SHIPPED", tmp_path / "none")
+    select._load.cache_clear()
+    op = OPS["scaled_mm"]
+    path = tmp_path / "nvidia_h100" / "scaled_mm.json"
+    first, second = op.dims(6144, 4096), op.dims(4096, 4096)
+    best = {m: dict(op.default_config(first, m).config) for m in (16, 8192)}
+    found = [Found(16, best[16], 11.0), Found(8192, best[8192], 900.0)]
+    configs.save(path, op, first, [Found(16, "stock", 1.0)], {"date": "2020-01-01"})
+    configs.save(path, op, second, found, {"date": "2020-01-01"})
+    configs.save(path, op, first, found, {"date": "2020-01-02"})
+    document = json.loads(path.read_text())
+    assert document["provenance"] == {"date": "2020-01-02"}
+    assert len(document["entries"]) == 4
+    for dims in (first, second):
+        choices = select.choose(op, dims, 8192, "NVIDIA H100 80GB HBM3")
+        assert [(c.source, c.upto) for c in choices] == [("exact", 16), ("exact", 8192)]
+        assert choices[0].config == op.default_config(dims, 16)
+    select._load.cache_clear()
+
+
+# -- the sweep
+
+
+def test_workers_compile_without_a_gpu():
+    op = OPS["dynamic_per_token_scaled_fp8_quant"]
+    config = dict(op.default_config(op.dims(1024), 16).config)
+    source = sweep.compile_config(op.name, (1024,), config)
+    assert "def kernel(" in source
+
+
+def test_candidates_hold_the_default_and_the_space_once():
+    op = OPS["scaled_mm"]
+    dims = op.dims(6144, 4096)
+    keys = {sweep._key(c) for c in sweep._candidates(op, dims, 16)}
+    assert sweep._key(op.default_config(dims, 16)) in keys
+    assert len(keys) >= len(op.space(dims, 16))
+
+
+def test_provenance_names_the_method():
+    options = argparse.Namespace(minutes=3.0)
+    assert "reference" in sweep._provenance({"gpu": "x"}, options)["method"]

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Properties of the code that the default configs become: Triton for all sizes of Qwen3, machine
+code for sm_90 for a subset, both without a GPU.
+"""
+
+import re
+
+import pytest
+import torch
+
+from benchmarks.models import MODELS, dims_of
+from helion_kernels import OPS, launch, select
+from helion_kernels.aot import cubin
+from helion_kernels.aot.target import TARGETS, pretend
+
+TARGET = TARGETS["sm_90"]
+MOST = 8192
+ALL_DIMS = {
+    name: list(dict.fromkeys(d for model in MODELS.values() for d in dims_of(model, name)))
+    for name in OPS
+}
+GEMMS = ["scaled_mm", "scaled_mm_blockwise"]
+
+
+def configs(name, dims):
+    """The configs of the op's own rule, one per bucket."""
+    op = OPS[name]
+    return [c.config for c in select.choose(op, op.dims(*dims), MOST, "some other GPU")]
+
+
+def generate(name, dims, config):
+    op = OPS[name]
+    with pretend(TARGET):
+        return launch.generate(op, op.dims(*dims), config)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_all_dims_and_buckets_become_triton(name):
+    """One launch each, not cooperative, one Triton variant for every num_tokens."""
+    for dims in ALL_DIMS[name]:
+        for config in configs(name, dims):
+            specialised = generate(name, dims, config)
+            source = specialised.kernel.src
+            assert source.count("def _helion_") == 1, dims
+            assert not specialised.options.get("launch_cooperative_grid", False), dims
+            assert "barrier" not in source, dims
+            symbols = {
+                arg
+                for arg, value in zip(specialised.kernel.arg_names, specialised.args, strict=False)
+                if isinstance(value, torch.SymInt)
+            }
+            general = {p.name for p in specialised.kernel.params if p.do_not_specialize}
+            assert symbols <= general, dims
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_num_tokens_is_never_a_constant(name):
+    """Code generated for another hint of num_tokens is the same text."""
+    from helion_kernels import sample
+
+    dims = ALL_DIMS[name][0]
+    (config, *_) = configs(name, dims)
+    launch.bind.cache_clear()
+    first = generate(name, dims, config).kernel.src
+    launch.bind.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sample.Symbolic, "HINT", 37)
+        second = generate(name, dims, config).kernel.src
+    launch.bind.cache_clear()
+    assert first == second
+
+
+@pytest.mark.parametrize("name", [n for n in OPS if n not in GEMMS])
+def test_elementwise_ops_read_a_row_once(name):
+    """Held in registers: no loop over the row, no second pass."""
+    source = generate(name, ALL_DIMS[name][-1], configs(name, ALL_DIMS[name][-1])[-1]).kernel.src
+    assert not re.search(r"^\s*(for|while) ", source, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", GEMMS)
+def test_each_k_tile_is_summed_from_zero_and_added_in_float32(name):
+    """Triton would otherwise fuse `acc + dot` into the tensor core's own short accumulator."""
+    for config in configs(name, (6144, 4096)):
+        source = generate(name, (6144, 4096), config).kernel.src
+        (dot,) = re.findall(r"tl\.dot\((.*)\)", source)
+        assert "acc=" not in dot
+        assert "out_dtype=tl.float32" in dot
+
+
+@pytest.mark.parametrize("name", GEMMS)
+def test_block_sizes_are_rows_then_columns(name):
+    """As gemm_config writes them: Helion lists them in the order in which a kernel makes them."""
+    source = generate(name, (6144, 4096), configs(name, (6144, 4096))[0]).kernel.src
+    assert "acc = tl.full([_BLOCK_SIZE_0, _BLOCK_SIZE_1], 0.0, tl.float32)" in source
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """Machine code by (name, dims, index of the bucket), each compiled once."""
+    done = {}
+
+    def get(name, dims, bucket):
+        key = name, dims, bucket
+        if key not in done:
+            op = OPS[name]
+            done[key] = cubin.compile(op, op.dims(*dims), configs(name, dims)[bucket], TARGET)
+        return done[key]
+
+    return get
+
+
+SUBSET = [
+    (name, dims, bucket)
+    for name in OPS
+    for dims in {ALL_DIMS[name][0], ALL_DIMS[name][-1]}
+    for bucket in ((0, 1, 2, 3, 4) if name in GEMMS else (0, -1))
+]
+
+
+@pytest.mark.parametrize(("name", "dims", "bucket"), SUBSET)
+def test_machine_code(name, dims, bucket, compiled):
+    code = compiled(name, dims, bucket)
+    assert code.code[:4] == b"\x7fELF"
+    assert ".target sm_90a" in code.ptx
+    assert code.shared_memory <= TARGET.shared_memory
+    (threads,) = re.findall(r"\.reqntid (\d+)", code.ptx)
+    assert int(threads) == 32 * code.num_warps
+    assert not re.search(r"\.local ", code.ptx)
+
+
+@pytest.mark.parametrize("dims", [(6144, 4096), (4096, 12288)])
+@pytest.mark.parametrize("name", GEMMS)
+def test_large_tiles_use_the_float8_tensor_core_and_add_outside_it(name, dims, compiled):
+    for bucket in (2, 3, 4):
+        ptx = compiled(name, dims, bucket).ptx
+        products = re.findall(r"wgmma\.mma_async\.\S+\.f32\.e4m3\.e4m3", ptx)
+        assert products
+        assert "wgmma.mma_async.sync.aligned" in ptx
+        block_m, block_n = configs(name, dims)[bucket].block_sizes[:2]
+        outputs = block_m * block_n // (32 * compiled(name, dims, bucket).num_warps)
+        assert float32_sums(ptx) >= outputs
+
+
+def float32_sums(ptx: str) -> int:
+    """Scalar or packed float32 additions and multiply-adds."""
+    single = len(re.findall(r"\b(?:add|fma)\.(?:rn\.)?f32\b", ptx))
+    packed = len(re.findall(r"\b(?:add|fma)\.(?:rn\.)?f32x2\b", ptx))
+    return single + 2 * packed
+
+
+@pytest.mark.parametrize("name", [n for n in OPS if n.endswith("quant")])
+def test_float8_is_rounded_by_hardware_and_saturates(name, compiled):
+    ptx = compiled(name, ALL_DIMS[name][-1], -1).ptx
+    assert "cvt.rn.satfinite.e4m3x2.f32" in ptx
+
+
+def test_an_invalid_config_is_refused():
+    import helion
+
+    with pytest.raises(helion.exc.InvalidConfig):
+        generate("scaled_mm", (6144, 4096), helion.Config(block_sizes=[16, 16]))
+
+
+def test_pretending_leaves_no_trace():
+    before = torch.cuda.get_device_properties, torch.cuda.current_device
+    with pytest.raises(InterruptedError, match=r"9.*0"), pretend(TARGET):
+        raise InterruptedError(*torch.cuda.get_device_capability())
+    assert (torch.cuda.get_device_properties, torch.cuda.current_device) == before
