@@ -29,6 +29,7 @@ class Arm:
     def __init__(self, args: argparse.Namespace) -> None:
         started = time.perf_counter()
         import torch
+
         from vllm import LLM, SamplingParams
 
         imported = time.perf_counter()

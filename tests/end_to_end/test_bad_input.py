@@ -85,20 +85,8 @@ def one_error(attempt: dict[str, Any]) -> str:
     return attempt["error"]
 
 
-MENDS = pytest.mark.xfail(strict=True, reason="upstream's loader does not name the tensor")
-SERVES = pytest.mark.xfail(strict=True, reason="the scale's initial value is taken for a scale")
-
-
 @pytest.mark.parametrize("form", SCALE)
-@pytest.mark.parametrize(
-    "damage",
-    [
-        "nan",
-        pytest.param("shape", marks=MENDS),
-        pytest.param("short", marks=MENDS),
-        pytest.param("missing", marks=SERVES),
-    ],
-)
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_scale_ends_in_one_error_that_names_it(
     attempts: dict[str, dict[str, Any]], damage: str, form: str
 ) -> None:
@@ -106,14 +94,6 @@ def test_a_damaged_scale_ends_in_one_error_that_names_it(
     assert "mlp.down_proj" in error
     assert SCALE[form].rpartition(".")[2] in error
     assert len(error.splitlines()) == 1
-
-
-@pytest.mark.parametrize("form", SCALE)
-@pytest.mark.parametrize("damage", ["shape", "short"])
-def test_a_scale_of_another_shape_is_refused(
-    attempts: dict[str, dict[str, Any]], damage: str, form: str
-) -> None:
-    one_error(attempts[f"{damage} {form}"])
 
 
 @pytest.mark.parametrize(
@@ -144,6 +124,6 @@ def test_what_is_not_served_runs_stock_and_says_why(
     attempt = attempts[wish]
     assert attempt["error"] is None, attempt["output"][-2000:]
     assert attempt["text"]
-    assert f"Helion: model.layers.0 and others like it run stock: {reason}" in attempt["output"]
-    assert attempt["output"].count("and others like it run stock") == 1, "said once"
+    assert f"Helion: model.layers.0 and 3 more run stock: {reason}" in attempt["output"]
+    assert attempt["output"].count("run stock") == 1, "said once"
     assert "Helion: serving" not in attempt["output"]

@@ -20,10 +20,8 @@ class Qwen3Defaults(VerifyAndUpdateConfig):
 
     @staticmethod
     def verify_and_update_config(vllm_config: "VllmConfig") -> None:
-        reason = served.model_refusal(vllm_config)
-        if reason is not None:
-            logger.info_once("Helion: this model runs stock: %s", reason)
-            return
+        if served.model_refusal(vllm_config) is not None:
+            return  # the worker says why, once it knows the layers
         if isinstance(vllm_config.additional_config, dict):
             vllm_config.additional_config.setdefault("helion", build.fingerprint())
 

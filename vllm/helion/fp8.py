@@ -8,6 +8,7 @@ Weights stay as the checkpoint has them, [N, K] row-major, and so do the scales:
 per-channel weights and rounds block scales to powers of two for DeepGEMM.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,9 @@ from vllm.model_executor.utils import replace_parameter
 
 FP8 = torch.float8_e4m3fn
 GROUP = 128
+SCALE_NAMES = ("weight_scale_inv", "weight_scale")
+UNLOADED = torch.finfo(torch.float32).min
+"""What upstream fills a scale with until the checkpoint's is loaded over it."""
 
 
 @dataclass(frozen=True)
@@ -90,16 +94,35 @@ def format_of(linear: LinearBase) -> Format | None:
 class HelionLinearMethod(LinearMethodBase):
     """Takes the place of upstream's method on a linear layer of a served decoder layer."""
 
-    def __init__(self, format: Format, prefix: str) -> None:
+    def __init__(self, format: Format, linear: nn.Module) -> None:
         self.format = format
-        self.prefix = prefix
+        self.prefix = linear.prefix
+        self.scale_name = next(n for n in SCALE_NAMES if hasattr(linear, n))
+        scale = getattr(linear, self.scale_name)
+        scale.weight_loader = self._naming(scale.weight_loader)
+
+    def _naming(self, load: Callable[..., Any]) -> Callable[..., Any]:
+        """load, whose errors do not say which tensor does not fit."""
+
+        def named(param: nn.Parameter, loaded: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return load(param, loaded, *args, **kwargs)
+            except (AssertionError, RuntimeError, ValueError) as error:
+                detail = (str(error).splitlines() or ["shapes differ"])[0]
+                raise ValueError(
+                    f"{self.prefix}.{self.scale_name}: a tensor of shape {tuple(loaded.shape)} in "
+                    f"the checkpoint does not fit ({detail}): it is damaged or quantised in "
+                    "another way"
+                ) from None
+
+        return named
 
     def create_weights(self, layer: nn.Module, *args: Any, **kwargs: Any) -> None:
         raise AssertionError("upstream's method created the weights before ours took its place")
 
     def process_weights_after_loading(self, layer: nn.Module) -> None:
         """Keep weight and scales as loaded. Raises ValueError for scales that cannot be used."""
-        name = next(n for n in ("weight_scale_inv", "weight_scale") if hasattr(layer, n))
+        name = self.scale_name
         scale = getattr(layer, name).data.float()
         n, k = layer.weight.shape
         expected = self.format.weight_scale_shape(n, k)
@@ -107,6 +130,11 @@ class HelionLinearMethod(LinearMethodBase):
             raise ValueError(
                 f"{self.prefix}.{name} has shape {tuple(scale.shape)}, expected {expected} for a "
                 f"{n} x {k} weight: the checkpoint is damaged or quantised in another way"
+            )
+        if (scale == UNLOADED).any():
+            raise ValueError(
+                f"{self.prefix}.{name} is not in the checkpoint, or not all of it: it is damaged, "
+                "fetch or quantise it again"
             )
         if not torch.isfinite(scale).all():
             raise ValueError(

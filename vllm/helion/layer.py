@@ -35,7 +35,7 @@ class HelionDecoderLayer:
     and reloading find them.
     """
 
-    def __init__(self, layer: nn.Module, prefix: str) -> None:
+    def __init__(self, layer: nn.Module) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         format = format_of(attention.qkv_proj)
         assert format is not None
@@ -54,7 +54,7 @@ class HelionDecoderLayer:
         self.reduce_o = self.o.reduce_results and self.o.tp_size > 1
         self.reduce_down = self.down.reduce_results and self.down.tp_size > 1
         for linear in (self.qkv, self.o, self.gate_up, self.down):
-            linear.quant_method = HelionLinearMethod(format, linear.prefix or prefix)
+            linear.quant_method = HelionLinearMethod(format, linear)
 
         heads = (attention.num_heads, attention.num_kv_heads, attention.head_dim)
         self.first_norm_quant = Call(format.rms_norm_quant, hidden, False)

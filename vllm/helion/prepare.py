@@ -29,6 +29,9 @@ def prepare(worker: "Worker") -> None:
     layers = layers_of(worker.model_runner.get_model())
     if not layers:
         report.log(layers, served.refusals())
+        if not served.refusals():
+            architecture = worker.vllm_config.model_config.architecture
+            logger.info("Helion: %s runs stock: not a Qwen3 decoder", architecture)
         return
     from helion_kernels import OPS, plan
     from vllm.helion import stock
@@ -41,7 +44,7 @@ def prepare(worker: "Worker") -> None:
         [(OPS[call.op], call.dims) for call in calls],
         max_num_tokens,
         worker.device,
-        progress=_progress(),
+        progress=_progress() if worker.device.type == "cuda" else lambda done, total: None,
     )
     for call, plan_id in zip(calls, ids, strict=True):
         call.plan = plan_id

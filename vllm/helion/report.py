@@ -53,7 +53,8 @@ def render(header: tuple[str, ...], table: list[tuple[str, ...]]) -> str:
 def log(layers: "list[HelionDecoderLayer]", refusals: dict[str, list[str]]) -> None:
     """The start-up table. Never silent: without a served layer the log says so, and why."""
     for reason, prefixes in refusals.items():
-        logger.info("Helion: %d layer(s) run stock: %s", len(prefixes), reason)
+        others = f" and {len(prefixes) - 1} more" if len(prefixes) > 1 else ""
+        logger.info("Helion: %s%s run stock: %s", prefixes[0], others, reason)
     if not layers:
         return
     from helion_kernels.plan import PLANS
@@ -67,6 +68,4 @@ def log(layers: "list[HelionDecoderLayer]", refusals: dict[str, list[str]]) -> N
         render(HEADER, rows(PLANS)),
     )
     if any(choice.source == "default" for plan in PLANS for choice in plan.choices):
-        logger.info(
-            "Helion: some ops run default configs, not tuned for this GPU and these sizes"
-        )
+        logger.info("Helion: some ops run default configs, not tuned for this GPU and these sizes")

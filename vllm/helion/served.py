@@ -1,19 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which models and layers we serve. A refusal is a reason in words; None means served."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from vllm.helion import activate, switches
-from vllm.logger import init_logger
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.helion.layer import HelionDecoderLayer
-
-logger = init_logger(__name__)
 
 HEAD_DIM = 128
 
@@ -100,23 +97,16 @@ def serve(layer: nn.Module, prefix: str) -> "HelionDecoderLayer | None":
 
     reason = model_refusal(get_current_vllm_config()) or layer_refusal(layer)
     if reason is not None:
-        _say_once(reason, prefix)
+        _refused.setdefault(reason, []).append(prefix)
         return None
     from vllm.helion.layer import HelionDecoderLayer
 
-    return HelionDecoderLayer(layer, prefix)
+    return HelionDecoderLayer(layer)
 
 
-_said: dict[str, list[str]] = {}
+_refused: dict[str, list[str]] = {}
 
 
 def refusals() -> dict[str, list[str]]:
     """reason -> prefixes of the layers that run stock for it, in this process."""
-    return _said
-
-
-def _say_once(reason: str, prefix: str) -> Any:
-    first = reason not in _said
-    _said.setdefault(reason, []).append(prefix)
-    if first:
-        logger.info("Helion: %s and others like it run stock: %s", prefix, reason)
+    return _refused
