@@ -24,7 +24,7 @@ SMALL = {
 
 
 def layout(argument: index.Argument, num_tokens: int, pad: int = 0, entries: int = 48):
-    """(sizes, strides) that a signature allows: rows 16 * pad elements apart, open sizes entries."""
+    """(sizes, strides) that a signature allows: rows padded by 16 * pad, open sizes = entries."""
     sizes = [
         size
         if isinstance(size, int)

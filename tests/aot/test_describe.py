@@ -2,21 +2,17 @@
 """A pack's formulas say of any call what the generated host function would do."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import SMALL, host
 
 from helion_kernels import OPS, launch, select
 from helion_kernels.aot import describe, expression, index, trace
 from helion_kernels.aot.expression import Inexpressible
 from helion_kernels.aot.target import TARGETS, pretend
-
-sys.path.insert(0, str(Path(__file__).parent))
-from samples import SMALL, host
 
 TARGET = TARGETS["sm_90"]
 

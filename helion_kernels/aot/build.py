@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds a pack with no GPU: Helion -> Triton -> cubin, in parallel processes, with a cache."""
+
+import hashlib
+import importlib.metadata
+import json
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import helion
+
+from helion_kernels import launch, registry, select
+from helion_kernels.aot import describe, index, pack
+from helion_kernels.aot.index import Kernel, Signature
+from helion_kernels.aot.target import TARGETS, pretend
+
+MAX_NUM_TOKENS = 16384
+
+
+@dataclass(frozen=True)
+class Job:
+    """One kernel to build. Plain data: it travels to another process."""
+
+    op: str
+    dims: tuple[Any, ...]
+    config: str
+    """`select.Choice.key`."""
+    target: str
+
+
+def jobs(wanted: Iterable[tuple[str, tuple[Any, ...]]], target: str) -> list[Job]:
+    """Every distinct config that select chooses on target for any num_tokens."""
+    found: dict[Job, None] = {}
+    for name, dims in wanted:
+        op = registry.OPS[name]
+        stock = frozenset(registry.OPS)  # Where stock wins there, nothing is to be built.
+        for choice in select.choose(op, op.dims(*dims), MAX_NUM_TOKENS, TARGETS[target].gpu, stock):
+            if choice.config is not None:
+                found[Job(name, tuple(dims), choice.key, target)] = None
+    return list(found)
+
+
+def build(
+    todo: Sequence[Job],
+    target: str,
+    cache_dir: Path,
+    workers: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> pack.Pack:
+    """Compile todo. Raises what Helion, Triton or ptxas raise."""
+    signatures: list[Signature] = []
+    kernels: list[Kernel] = []
+    cubins: dict[str, bytes] = {}
+    # Not forked: PyTorch has threads. One op and dims per task: they share Helion's analysis.
+    groups: dict[tuple[str, tuple[Any, ...]], list[Job]] = {}
+    for job in todo:
+        groups.setdefault((job.op, job.dims), []).append(job)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        tasks = [pool.submit(_compile_group, group, cache_dir) for group in groups.values()]
+        for number, (task, (op, dims)) in enumerate(zip(tasks, groups, strict=True)):
+            signatures.append(describe.signature(registry.OPS[op], dims))
+            for kernel, cubin in task.result():
+                kernels.append(replace(kernel, signature=number))
+                cubins[kernel.cubin] = cubin
+            progress(len(kernels), len(todo))
+    return pack.Pack(target, pack.fingerprint(), toolchain(), signatures, kernels, cubins)
+
+
+def _compile_group(group: Sequence[Job], cache_dir: Path) -> list[tuple[Kernel, bytes]]:
+    return [compile_job(job, cache_dir) for job in group]
+
+
+def compile_job(job: Job, cache_dir: Path) -> tuple[Kernel, bytes]:
+    """The kernel, as if its signature were the pack's first."""
+    from triton import knobs
+
+    # Paths and line numbers would make three quarters of the bytes, and differ from place to place.
+    knobs.compilation.disable_line_info = True
+    op, config = registry.OPS[job.op], helion.Config(**json.loads(job.config))
+    with pretend(TARGETS[job.target]):
+        specialised = launch.generate(op, job.dims, config)
+        source = _digest(job, specialised)
+        if (known := _load(cache_dir / source, describe.signature(op, job.dims))) is not None:
+            return known
+        compiled = specialised.compile()
+        cubin = compiled.asm["cubin"]
+        digest = hashlib.sha256(cubin).hexdigest()
+        kernel = describe.kernel(op, job.dims, specialised, compiled, job.config, source, digest)
+    _store(cache_dir / source, kernel, cubin)
+    return kernel, cubin
+
+
+def _digest(job: Job, specialised: launch.Specialised) -> str:
+    text = json.dumps(
+        [
+            specialised.kernel.src,
+            specialised.options,
+            job.op,
+            job.dims,
+            job.config,
+            job.target,
+            toolchain(),
+            _own_sources(),
+        ],
+        sort_keys=True,
+        default=str,
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def toolchain() -> dict[str, str]:
+    return {
+        name: importlib.metadata.version(name).split("+")[0]
+        for name in ("helion", "torch", "triton")
+    }
+
+
+@cache
+def _own_sources() -> str:
+    """What describes kernels: its results are cached too."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def _load(path: Path, signature: Signature) -> tuple[Kernel, bytes] | None:
+    """What was stored, unless it was damaged since."""
+    try:
+        head, cubin = path.read_bytes().split(b"\n", 1)
+        kernel = index.decode_kernel(json.loads(head), str(path), [signature])
+    except (OSError, ValueError):
+        return None
+    return (kernel, cubin) if hashlib.sha256(cubin).hexdigest() == kernel.cubin else None
+
+
+def _store(path: Path, kernel: Kernel, cubin: bytes) -> None:
+    """Whole or not at all: others may build at the same time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(json.dumps(index.encode(kernel)).encode() + b"\n" + cubin)
+    Path(name).replace(path)
