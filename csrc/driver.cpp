@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "driver.h"
+
+#include <dlfcn.h>
+
+#include <array>
+#include <atomic>
+#include <cstdlib>
+
+#include "error.h"
+
+namespace helion_kernels {
+namespace {
+
+template <typename Pointer>
+void find(void* library, const char* name, Pointer& function, bool needed = true) {
+  function = reinterpret_cast<Pointer>(dlsym(library, name));
+  if (needed && function == nullptr) fail("the CUDA driver has no ", name, ": it is too old");
+}
+
+std::array<std::atomic<cuda::Context>, kMostDevices> contexts;
+
+}  // namespace
+
+Driver::Driver() {
+  const char* given = std::getenv("HELION_KERNELS_CUDA_DRIVER");
+  const char* path = given != nullptr ? given : "libcuda.so.1";
+  // Never closed: launches may come until the process ends.
+  void* library = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
+  if (library == nullptr) fail("no CUDA driver: ", dlerror());
+  find(library, "cuInit", init);
+  find(library, "cuGetErrorString", get_error_string);
+  find(library, "cuDeviceGetCount", device_get_count);
+  find(library, "cuDeviceGet", device_get);
+  find(library, "cuDeviceGetAttribute", device_get_attribute);
+  find(library, "cuDevicePrimaryCtxRetain", primary_context_retain);
+  find(library, "cuCtxGetCurrent", context_get_current);
+  find(library, "cuCtxPushCurrent_v2", context_push);
+  find(library, "cuCtxPopCurrent_v2", context_pop);
+  find(library, "cuModuleLoadData", module_load_data);
+  find(library, "cuModuleGetFunction", module_get_function);
+  find(library, "cuFuncSetAttribute", function_set_attribute);
+  find(library, "cuFuncSetCacheConfig", function_set_cache_config);
+  find(library, "cuLaunchKernelEx", launch);
+  find(library, "cuFuncLoad", function_load, false);
+  find(library, "helion_kernels_mock_stream", mock_stream, false);
+  check(init(0), "cuInit");
+}
+
+const Driver& Driver::get() {
+  static const Driver driver;
+  return driver;
+}
+
+void Driver::refuse(cuda::Result result, const char* what) const {
+  const char* text = nullptr;
+  get_error_string(result, &text);
+  fail(what, ": CUDA error ", result, " (", text != nullptr ? text : "unknown", ")");
+}
+
+cuda::Context context_of(int device) {
+  if (device < 0 || device >= kMostDevices) fail("no CUDA device ", device);
+  if (cuda::Context known = contexts[device].load(std::memory_order_acquire)) return known;
+  const Driver& driver = Driver::get();
+  cuda::Device handle;
+  cuda::Context context;
+  driver.check(driver.device_get(&handle, device), "cuDeviceGet");
+  driver.check(driver.primary_context_retain(&context, handle), "cuDevicePrimaryCtxRetain");
+  contexts[device].store(context, std::memory_order_release);
+  return context;
+}
+
+Current::Current(int device) {
+  const Driver& driver = Driver::get();
+  const cuda::Context wanted = context_of(device);
+  cuda::Context current = nullptr;
+  driver.check(driver.context_get_current(&current), "cuCtxGetCurrent");
+  if (current == wanted) return;
+  driver.check(driver.context_push(wanted), "cuCtxPushCurrent");
+  pushed_ = true;
+}
+
+Current::~Current() {
+  cuda::Context ignored;
+  if (pushed_) Driver::get().context_pop(&ignored);
+}
+
+}  // namespace helion_kernels
