@@ -19,9 +19,9 @@ import torch
 
 from benchmarks import environment, stock, timing
 from benchmarks.accuracy import expect, fresh_outputs, problems
-from benchmarks.models import MODELS, dims_of
 from helion_kernels import OPS, plan
 from helion_kernels.op import Op
+from helion_kernels.qwen3 import MODELS, dims_of
 from helion_kernels.sample import Random
 
 TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 2048, 8192)

@@ -53,3 +53,15 @@ def calls(sizes: Sizes, block: bool, tp: int = 1) -> list[tuple[str, tuple[Any, 
         (silu, (inner,)),
         (mm, (hidden, inner)),
     ]
+
+
+def dims_of(sizes: Sizes, op_name: str) -> list[tuple[Any, ...]]:
+    """The dims with which a decoder layer calls an op, in the order of the layer, each once.
+
+    Raises KeyError for an op that no layer calls.
+    """
+    both = calls(sizes, block=False) + calls(sizes, block=True)
+    dims = list(dict.fromkeys(dims for name, dims in both if name == op_name))
+    if not dims:
+        raise KeyError(f"{op_name}: no decoder layer of Qwen3 calls this op")
+    return dims

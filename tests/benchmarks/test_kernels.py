@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks import configs, kernels, stock, sweep, timing
 from benchmarks.configs import Found
-from benchmarks.models import MODELS, dims_of
 from helion_kernels import OPS, select
+from helion_kernels.qwen3 import MODELS, dims_of
 
 L2 = 50 << 20
 

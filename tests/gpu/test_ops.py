@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from benchmarks.accuracy import expect, fresh_outputs, problems
-from benchmarks.models import MODELS, dims_of
 from helion_kernels import OPS, plan
 from helion_kernels.op import Op
+from helion_kernels.qwen3 import MODELS, dims_of
 from helion_kernels.sample import POISON, Random
 
 TOKENS = (1, 2, 3, 7, 16, 17, 64, 127, 512, 2049, 8192)

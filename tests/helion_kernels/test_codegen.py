@@ -8,10 +8,10 @@ import re
 import pytest
 import torch
 
-from benchmarks.models import MODELS, dims_of
 from helion_kernels import OPS, launch, select
 from helion_kernels.aot import cubin
 from helion_kernels.aot.target import TARGETS, pretend
+from helion_kernels.qwen3 import MODELS, dims_of
 
 TARGET = TARGETS["sm_90"]
 MOST = 8192

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.models import MODELS, dims_of
 from helion_kernels import OPS, select
+from helion_kernels.qwen3 import MODELS, dims_of
 
 GPU = "NVIDIA H100 80GB HBM3"
 OP = OPS["scaled_mm"]
