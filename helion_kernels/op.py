@@ -3,6 +3,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import helion
@@ -48,12 +49,12 @@ class Op:
     flops: Callable[[Any, int], int] = lambda dims, num_tokens: 0
     kernel_args: Callable[..., tuple[Any, ...]] = lambda *args: args
 
-    @property
+    @cached_property
     def arguments(self) -> list[torch.Argument]:
         """The schema's arguments without `plan`."""
         return list(torch._C.parse_schema(self.name + self.schema).arguments)[:-1]
 
-    @property
+    @cached_property
     def outputs(self) -> list[int]:
         """Positions of the arguments that the op writes."""
         return [

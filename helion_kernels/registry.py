@@ -30,10 +30,10 @@ def _implementation(op: Op) -> Callable[..., None]:
 
 def _bind(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, tuple[Any, ...]]:
     """Positional arguments and plan; the dispatcher leaves out trailing defaults."""
-    names = [argument.name for argument in op.arguments]
-    if not kwargs and len(args) == len(names) + 1:
+    if len(args) == len(op.arguments) + 1:
         return args[-1], args[:-1]
-    given = dict(zip((*names, "plan"), args, strict=False)) | kwargs
+    names = (*(argument.name for argument in op.arguments), "plan")
+    given = dict(zip(names, args, strict=False)) | kwargs
     full = tuple(
         given.get(argument.name, argument.default_value if argument.has_default_value() else None)
         for argument in op.arguments

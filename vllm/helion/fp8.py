@@ -15,11 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from helion_kernels.fp8 import FP8, GROUP
 from vllm.model_executor.layers.linear import LinearBase, LinearMethodBase
 from vllm.model_executor.utils import replace_parameter
 
-FP8 = torch.float8_e4m3fn
-GROUP = 128
 SCALE_NAMES = ("weight_scale_inv", "weight_scale")
 UNLOADED = torch.finfo(torch.float32).min
 """What upstream fills a scale with until the checkpoint's is loaded over it."""

@@ -22,9 +22,9 @@ def rows(plans: "list[Plan]") -> list[tuple[str, ...]]:
         lower = 1
         for choice in plan.choices:
             last = choice is plan.choices[-1]
-            launcher = {"interpreter": "interpreter"}.get(
-                choice.source, "stock" if choice.config is None else "compiled"
-            )
+            launcher = "compiled" if choice.config is not None else "stock"
+            if choice.source == "interpreter":
+                launcher = "interpreter"
             dims = ", ".join(
                 f"{name}={value}"
                 for name, value in zip(plan.op.dims._fields, plan.dims, strict=True)  # type: ignore[attr-defined]
