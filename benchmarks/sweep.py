@@ -23,7 +23,7 @@ from benchmarks.accuracy import Expected, expect, fresh_outputs, problems
 from benchmarks.configs import Found, merge, save
 from helion_kernels import OPS, launch, select
 from helion_kernels.aot.target import TARGETS, pretend
-from helion_kernels.op import Op
+from helion_kernels.op import Config, Op
 
 ROUNDS = 3
 """Replays of each config at first sight."""
@@ -50,11 +50,11 @@ def compile_config(op_name: str, dims: tuple[Any, ...], config: dict[str, Any]) 
 # -- in both
 
 
-def load(op_name: str, source: str) -> launch.Launcher:
+def load(op_name: str, source: str) -> Callable[..., None]:
     """The host function of a generated source."""
     from torch._inductor.codecache import PyCodeCache
 
-    function: launch.Launcher = getattr(PyCodeCache.load(source), OPS[op_name].kernel.__name__)
+    function: Callable[..., None] = getattr(PyCodeCache.load(source), OPS[op_name].kernel.__name__)
     return function
 
 
@@ -77,12 +77,12 @@ class Case:
     def graph(self, bind: stock.Arm) -> timing.Graph:
         return timing.Graph([bind(*args) for args in self.sets], self.calls)
 
-    def problems(self, launcher: launch.Launcher) -> list[str]:
+    def problems(self, launcher: Callable[..., None]) -> list[str]:
         actual = fresh_outputs(self.op, self.pristine)
         launcher(*self.op.kernel_args(*actual))
         return problems(self.op, self.expected, actual)
 
-    def bind(self, launcher: launch.Launcher) -> stock.Arm:
+    def bind(self, launcher: Callable[..., None]) -> stock.Arm:
         def arm(*args: Any) -> Callable[[], object]:
             kernel_args = self.op.kernel_args(*args)
             return lambda: launcher(*kernel_args)
@@ -160,7 +160,7 @@ def run(options: argparse.Namespace, document: dict[str, Any]) -> None:
                     pool.shutdown(cancel_futures=True)
                     return
                 began = time.monotonic()
-                configs = {_key(c): dict(c.config) for c in _candidates(op, dims, num_tokens)}
+                configs = {_key(c): c for c in _candidates(op, dims, num_tokens)}
                 for key, config in configs.items():
                     if key not in sources:
                         sources[key] = pool.submit(compile_config, op.name, tuple(dims), config)
@@ -199,11 +199,11 @@ def run(options: argparse.Namespace, document: dict[str, Any]) -> None:
                 del case
 
 
-def _key(config: helion.Config) -> str:
+def _key(config: Config) -> str:
     return select.Choice("", config, 0, "").key
 
 
-def _candidates(op: Op, dims: tuple[Any, ...], num_tokens: int) -> list[helion.Config]:
+def _candidates(op: Op, dims: tuple[Any, ...], num_tokens: int) -> list[Config]:
     return [op.default_config(dims, num_tokens), *op.space(dims, num_tokens)]
 
 

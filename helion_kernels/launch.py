@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """From an op, its static dims and a config to something that runs: a launcher.
 
-A launcher takes the kernel's arguments (`Op.kernel_args`) for any num_tokens. On CPU it is Helion's
-interpreter; on CUDA the host function that Helion generates, with its Triton kernel compiled.
+A launcher takes the op's arguments, for any num_tokens. On CPU it is Helion's interpreter; on CUDA
+the host function that Helion generates, with its Triton kernel compiled. Both take what
+`Op.kernel_args` makes of the op's arguments.
 """
 
 from collections.abc import Callable
@@ -10,13 +11,19 @@ from functools import lru_cache
 from typing import Any
 
 import helion
+import helion.language
 import torch
 from helion.runtime.ref_mode import RefMode
 
-from helion_kernels.op import Op
+from helion_kernels.op import Config, Op
+from helion_kernels.registry import OPS
 from helion_kernels.sample import Symbolic
 
 Launcher = Callable[..., None]
+
+for _op in OPS.values():
+    # Importing Helion takes seconds: the kernels' files leave it to whoever compiles.
+    _op.kernel.__globals__["hl"] = helion.language
 
 _SETTINGS: dict[str, Any] = {
     "static_shapes": False,
@@ -29,16 +36,21 @@ _SETTINGS: dict[str, Any] = {
 
 def interpret(op: Op) -> Launcher:
     """The op's kernel, run by Helion's reference mode on CPU tensors. It ignores configs."""
-    return helion.kernel(op.kernel, ref_mode=RefMode.EAGER, **_SETTINGS)
+    return launcher(op, helion.kernel(op.kernel, ref_mode=RefMode.EAGER, **_SETTINGS))
 
 
-def generate(op: Op, dims: tuple[Any, ...], config: helion.Config) -> "Specialised":
+def launcher(op: Op, function: Callable[..., None]) -> Launcher:
+    """function, which takes the kernel's arguments, for the op's."""
+    return lambda *args: function(*op.kernel_args(*args))
+
+
+def generate(op: Op, dims: tuple[Any, ...], config: Config) -> "Specialised":
     """Helion -> Triton. Needs no GPU and allocates nothing; not thread-safe.
 
     Raises helion.exc.InvalidConfig for a config that does not fit the kernel.
     """
     bound = bind(op, tuple(dims), torch.cuda.get_device_capability())
-    function = bound.compile_config(config, allow_print=False)
+    function = bound.compile_config(helion.Config(**config), allow_print=False)
     return Specialised(function, symbolic_args(op, dims))
 
 
@@ -62,7 +74,7 @@ def symbolic_args(op: Op, dims: tuple[Any, ...]) -> tuple[Any, ...]:
 class Specialised:
     """A generated host function, its Triton kernel, and what the one passes to the other."""
 
-    def __init__(self, function: Launcher, args: tuple[Any, ...]) -> None:
+    def __init__(self, function: Callable[..., None], args: tuple[Any, ...]) -> None:
         """args: symbolic ones. Not thread-safe: they share state that fake tensors keep."""
         self.function = function
         function(*args, _launcher=self._capture)
@@ -103,8 +115,8 @@ class Specialised:
         return self.kernel.warmup(*args, grid=(1,), **self.options)
 
 
-def build(specialised: Specialised, device: torch.device) -> Launcher:
-    """A launcher, loaded on device. Thread-safe.
+def build(specialised: Specialised, device: torch.device) -> Callable[..., None]:
+    """The host function, its kernel loaded on device. Thread-safe.
 
     After this no call JITs, whatever num_tokens: needed for capture, and for vLLM's
     `--jit-monitor-mode error`.

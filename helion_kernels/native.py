@@ -96,6 +96,12 @@ def prepare(plan: int, device: int) -> None:
     _call("prepare", plan, device)
 
 
+def operator(op: str) -> torch._ops.OpOverload:
+    """`torch.ops.helion_kernels_native.<op>`, called with a plan's number as last argument."""
+    overload: torch._ops.OpOverload = getattr(getattr(torch.ops, NAMESPACE), op).default
+    return overload
+
+
 def set_pdl(on: bool) -> None:
     """Programmatic dependent launch, for kernels that are made for it; on at first."""
     if _loaded is not None:
@@ -105,8 +111,8 @@ def set_pdl(on: bool) -> None:
 class Pack:
     """A verified pack, whose kernels the dispatcher can launch. Not thread-safe; plans are."""
 
-    def __init__(self, verified: pack.Pack) -> None:
-        self.pack = verified
+    def __init__(self, verified: pack.Pack, path: Path | str = "") -> None:
+        self.pack, self.path = verified, Path(path)
         self._signatures: dict[int, int] = {}
         self._kernels: dict[int, int] = {}
         self._numbers = {id(kernel): i for i, kernel in enumerate(verified.kernels)}
@@ -114,7 +120,7 @@ class Pack:
     @classmethod
     def open(cls, path: Path | str, device: int) -> "Pack":
         """Raises PackError for a pack that is damaged, stale or for another architecture."""
-        return cls(pack.read(path, f"sm_{_call('capability', device)}"))
+        return cls(pack.read(path, f"sm_{_call('capability', device)}"), path)
 
     def plan(
         self, op: str, dims: tuple[Any, ...], choices: Sequence[tuple[str, int]]

@@ -6,8 +6,38 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
-import helion
 import torch
+
+Config = dict[str, Any]
+"""What `helion.Config` is made of; plain data, for importing Helion takes seconds."""
+
+CONFIG_KEYS = frozenset(
+    (
+        "block_sizes",
+        "epilogue_subtile",
+        "flatten_loops",
+        "indexing",
+        "l2_groupings",
+        "load_cache_modifiers",
+        "load_eviction_policies",
+        "loop_orders",
+        "maxnreg",
+        "num_ctas",
+        "num_sm_multiplier",
+        "num_stages",
+        "num_warps",
+        "pid_type",
+        "range_flattens",
+        "range_multi_buffers",
+        "range_num_stages",
+        "range_unroll_factors",
+        "range_warp_specializes",
+        "reduction_loops",
+        "static_ranges",
+        "store_cache_modifiers",
+    )
+)
+"""What a config for NVIDIA GPUs may hold."""
 
 
 class Sample(Protocol):
@@ -43,8 +73,8 @@ class Op:
     dims: type[tuple[Any, ...]]
     dims_of: Callable[..., tuple[Any, ...]]
     sample: Callable[[Any, int, Sample], tuple[Any, ...]]
-    default_config: Callable[[Any, int], helion.Config]
-    space: Callable[[Any, int], list[helion.Config]]
+    default_config: Callable[[Any, int], Config]
+    space: Callable[[Any, int], list[Config]]
     bytes_moved: Callable[[Any, int], int]
     flops: Callable[[Any, int], int] = lambda dims, num_tokens: 0
     kernel_args: Callable[..., tuple[Any, ...]] = lambda *args: args
@@ -68,30 +98,30 @@ def _power_of_2(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-def row_reduction_config(row: int, num_tokens: int) -> helion.Config:
+def row_reduction_config(row: int, num_tokens: int) -> Config:
     """One row per program, held in registers: a row is read once and reduced without a second pass.
 
     Warps: 16 elements a thread is two 16-byte loads in flight; more warps than that only adds
     to the cost of the cross-warp reduction.
     """
     warps = min(32, max(1, _power_of_2(row) // (32 * 16)))
-    return helion.Config(block_sizes=[1], reduction_loops=[None], num_warps=warps, num_stages=1)
+    return Config(block_sizes=[1], reduction_loops=[None], num_warps=warps, num_stages=1)
 
 
-def row_reduction_space(row: int, num_tokens: int) -> list[helion.Config]:
+def row_reduction_space(row: int, num_tokens: int) -> list[Config]:
     """Rows per program x warps."""
     return [
-        helion.Config(block_sizes=[rows], reduction_loops=[None], num_warps=warps, num_stages=1)
+        Config(block_sizes=[rows], reduction_loops=[None], num_warps=warps, num_stages=1)
         for rows in (1, 2, 4)
         for warps in (1, 2, 4, 8, 16, 32)
         if 4 <= rows * _power_of_2(row) // (32 * warps) <= 128
     ]
 
 
-def group_config(row: int, num_tokens: int) -> helion.Config:
+def group_config(row: int, num_tokens: int) -> Config:
     """Groups of 128 are independent: few per program while programs are scarce, 8 KiB otherwise."""
     groups = min(_power_of_2(row // 128), 2 if num_tokens <= 64 else 16)
-    return helion.Config(
+    return Config(
         block_sizes=[1, groups],
         reduction_loops=[None],
         num_warps=1 if groups <= 4 else 4,
@@ -99,12 +129,10 @@ def group_config(row: int, num_tokens: int) -> helion.Config:
     )
 
 
-def group_space(row: int, num_tokens: int) -> list[helion.Config]:
+def group_space(row: int, num_tokens: int) -> list[Config]:
     """Rows x groups per program x warps."""
     return [
-        helion.Config(
-            block_sizes=[rows, groups], reduction_loops=[None], num_warps=warps, num_stages=1
-        )
+        Config(block_sizes=[rows, groups], reduction_loops=[None], num_warps=warps, num_stages=1)
         for rows in (1, 2, 4)
         for groups in (1, 2, 4, 8, 16, 32)
         for warps in (1, 2, 4, 8)
@@ -112,11 +140,11 @@ def group_space(row: int, num_tokens: int) -> list[helion.Config]:
     ]
 
 
-def head_config(num_q_heads: int, num_kv_heads: int, num_tokens: int) -> helion.Config:
+def head_config(num_q_heads: int, num_kv_heads: int, num_tokens: int) -> Config:
     """A few heads per program; the query and the key-value loop share one launch."""
     per_program = 1 if num_tokens <= 16 else 4
     q, kv = (min(per_program, _power_of_2(n)) for n in (num_q_heads, num_kv_heads))
-    return helion.Config(
+    return Config(
         block_sizes=[1, q, 1, kv],
         reduction_loops=[None],
         num_warps=1 if per_program == 1 else 4,
@@ -124,10 +152,10 @@ def head_config(num_q_heads: int, num_kv_heads: int, num_tokens: int) -> helion.
     )
 
 
-def head_space(num_q_heads: int, num_kv_heads: int, num_tokens: int) -> list[helion.Config]:
+def head_space(num_q_heads: int, num_kv_heads: int, num_tokens: int) -> list[Config]:
     """Tokens x heads per program x warps."""
     return [
-        helion.Config(
+        Config(
             block_sizes=[
                 tokens,
                 min(heads, _power_of_2(num_q_heads)),
@@ -145,7 +173,7 @@ def head_space(num_q_heads: int, num_kv_heads: int, num_tokens: int) -> list[hel
     ]
 
 
-def gemm_config(n: int, k: int, num_tokens: int, block_k: int | None = 128) -> helion.Config:
+def gemm_config(n: int, k: int, num_tokens: int, block_k: int | None = 128) -> Config:
     """Weights dominate up to 64 tokens, arithmetic beyond.
 
     Up to 64: the smallest tile of M that holds all tokens, so that every weight is read once, and a
@@ -168,9 +196,9 @@ def gemm_config(n: int, k: int, num_tokens: int, block_k: int | None = 128) -> h
 
 def _gemm(
     block_m: int, block_n: int, block_k: int | None, warps: int, stages: int, group: int = 8
-) -> helion.Config:
+) -> Config:
     tile_k = [] if block_k is None else [block_k]
-    return helion.Config(
+    return Config(
         block_sizes=[block_m, block_n, *tile_k],
         l2_groupings=[group],
         num_warps=warps,
@@ -178,7 +206,7 @@ def _gemm(
     )
 
 
-def gemm_space(n: int, k: int, num_tokens: int, block_k: int | None = 128) -> list[helion.Config]:
+def gemm_space(n: int, k: int, num_tokens: int, block_k: int | None = 128) -> list[Config]:
     """Tiles x warps x stages that fit in 227 KiB of shared memory."""
     tiles_m = (16, 32, 64, 128) if num_tokens <= 128 else (64, 128, 256)
     wanted = min(128, max(16, _power_of_2(num_tokens)))

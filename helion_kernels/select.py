@@ -18,10 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import helion
-from helion.autotuner.config_spec import VALID_KEYS
-
-from helion_kernels.op import Op
+from helion_kernels.op import CONFIG_KEYS, Config, Op
 
 SHIPPED = Path(__file__).parent / "configs"
 DEFAULT_BUCKETS = (16, 32, 64, 256)
@@ -36,7 +33,7 @@ class ConfigError(ValueError):
 class Choice:
     source: str
     """exact (tuned for these dims), nearest (for similar ones), default (a rule), interpreter."""
-    config: helion.Config | None
+    config: Config | None
     """None: stock, or an interpreter that needs none."""
     upto: int
     reason: str
@@ -44,7 +41,7 @@ class Choice:
     @property
     def key(self) -> str:
         """Equal for choices that can share a launcher."""
-        return "stock" if self.config is None else json.dumps(self.config.config, sort_keys=True)
+        return "stock" if self.config is None else json.dumps(self.config, sort_keys=True)
 
 
 def slug(gpu: str) -> str:
@@ -97,7 +94,7 @@ def _tuned_choice(
     stock: frozenset[str],
 ) -> Choice:
     if entry["config"] != "stock":
-        return Choice(source, helion.Config(**entry["config"]), entry["upto"], reason)
+        return Choice(source, entry["config"], entry["upto"], reason)
     if op.name in stock:
         return Choice(source, None, entry["upto"], f"{reason}: stock is faster here")
     config = op.default_config(dims, entry["upto"])
@@ -164,10 +161,10 @@ def _checked(op: Op, entry: dict[str, Any]) -> tuple[tuple[Any, ...], int]:
         raise ValueError(f"dims and upto are positive integers, not {entry['dims']}, {upto}")
     config = entry["config"]
     if config != "stock":
-        unknown = sorted(set(config) - VALID_KEYS)
+        unknown = sorted(set(config) - CONFIG_KEYS)
         if unknown:
             raise ValueError(f"no such config keys: {', '.join(unknown)}")
-        for key, usual in op.default_config(dims, upto).config.items():
+        for key, usual in op.default_config(dims, upto).items():
             value = config.get(key, usual)
             if isinstance(usual, list) and len(value) != len(usual):
                 raise ValueError(f"{key} has {len(usual)} values here, not {value}")

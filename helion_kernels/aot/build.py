@@ -14,8 +14,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import helion
-
 from helion_kernels import launch, registry, select
 from helion_kernels.aot import describe, index, pack
 from helion_kernels.aot.index import Kernel, Signature
@@ -84,7 +82,7 @@ def compile_job(job: Job, cache_dir: Path) -> tuple[Kernel, bytes]:
 
     # Paths and line numbers would make three quarters of the bytes, and differ from place to place.
     knobs.compilation.disable_line_info = True
-    op, config = registry.OPS[job.op], helion.Config(**json.loads(job.config))
+    op, config = registry.OPS[job.op], json.loads(job.config)
     with pretend(TARGETS[job.target]):
         specialised = launch.generate(op, job.dims, config)
         source = _digest(job, specialised)

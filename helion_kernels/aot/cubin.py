@@ -4,11 +4,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-import helion
-
 from helion_kernels import launch
 from helion_kernels.aot.target import Target, pretend
-from helion_kernels.op import Op
+from helion_kernels.op import Config, Op
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,7 @@ class Cubin:
     """Bytes of dynamic shared memory."""
 
 
-def compile(op: Op, dims: tuple[Any, ...], config: helion.Config, target: Target) -> Cubin:
+def compile(op: Op, dims: tuple[Any, ...], config: Config, target: Target) -> Cubin:
     """Compile without a GPU. Takes 1 to 5 s; raises what Helion, Triton or ptxas raise."""
     with pretend(target):
         specialised = launch.generate(op, dims, config)

@@ -13,8 +13,6 @@ take two. `//` and `%` round towards minus infinity, as in Python.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import sympy
-
 Expression = list[Any]
 Leaf = tuple[str, int, int]
 """("size" or "stride", argument, dimension)."""
@@ -53,16 +51,17 @@ def constant(value: int) -> Expression:
     return ["const", int(value)]
 
 
-def of(value: Any, leaves: Mapping[sympy.Symbol, Leaf]) -> Expression:
+def of(value: Any, leaves: Mapping[Any, Leaf]) -> Expression:
     """An int or a SymInt as an expression."""
-    tree = sympy.Integer(value) if isinstance(value, int) else value.node.expr
-    words = _postfix(tree, leaves)
+    if isinstance(value, int):
+        return constant(value)
+    words = _postfix(value.node.expr, leaves)
     if len(words) > MOST_WORDS:
-        raise Inexpressible(f"too long: {tree}")
+        raise Inexpressible(f"too long: {value}")
     return words
 
 
-def _postfix(tree: Any, leaves: Mapping[sympy.Symbol, Leaf]) -> Expression:
+def _postfix(tree: Any, leaves: Mapping[Any, Leaf]) -> Expression:
     if tree.is_Integer:
         return constant(tree)
     if tree in leaves:

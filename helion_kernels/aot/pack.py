@@ -92,7 +92,7 @@ def read(path: Path | str, target: str | None = None) -> Pack:
         if target is not None and pack.target != target:
             raise PackError(f"is for {pack.target}, this device is {target}")
         if pack.fingerprint != fingerprint():
-            raise PackError("is stale: made from other kernel sources; build it again")
+            raise PackError("is stale: made from other kernel sources")
     except PackError as error:
         raise PackError(f"{path}: {error}") from None
     return pack

@@ -8,13 +8,15 @@ Shapes: input [M, K] bf16, rows contiguous; out [M, K] float8_e4m3fn; scale [M, 
 Bytes: 3 M K + 4 M. Source: vLLM `csrc/quantization/w8a8/fp8/common.cu`.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import helion.language as hl
 import torch
 
 from helion_kernels.fp8 import FP8, FP8_MAX, MIN_TOKEN_SCALE
 from helion_kernels.op import Op, Sample, row_reduction_config, row_reduction_space
+
+if TYPE_CHECKING:
+    import helion.language as hl
 
 
 class Dims(NamedTuple):

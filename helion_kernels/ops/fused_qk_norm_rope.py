@@ -11,13 +11,14 @@ Source: vLLM `csrc/fused_qknorm_rope_kernel.cu`, which works in place. Outputs o
 query and the key loop run side by side: Helion puts a grid barrier between loops that alias.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import helion
-import helion.language as hl
 import torch
 
-from helion_kernels.op import Op, Sample, head_config, head_space
+from helion_kernels.op import Config, Op, Sample, head_config, head_space
+
+if TYPE_CHECKING:
+    import helion.language as hl
 
 
 class Dims(NamedTuple):
@@ -155,7 +156,7 @@ def sample(dims: Dims, num_tokens: int, make: Sample) -> tuple[object, ...]:
     )
 
 
-def default_config(dims: Dims, num_tokens: int) -> helion.Config:
+def default_config(dims: Dims, num_tokens: int) -> Config:
     return head_config(dims.num_q_heads, dims.num_kv_heads, num_tokens)
 
 

@@ -13,17 +13,20 @@ Bytes: 4 M Hq D + 8 M Hkv D + 2 M D. Source: vLLM `csrc/fused_qknorm_rope_kernel
 by `csrc/cache_kernels.cu` reshape_and_cache_flash.
 """
 
-import helion
-import helion.language as hl
+from typing import TYPE_CHECKING
+
 import torch
 
-from helion_kernels.op import Op, Sample, head_config, head_space
+from helion_kernels.op import Config, Op, Sample, head_config, head_space
 from helion_kernels.ops.fused_qk_norm_rope import (
     Dims,
     norm_rope,
     norm_rope_reference,
     qkv_sample,
 )
+
+if TYPE_CHECKING:
+    import helion.language as hl
 
 
 def kernel(
@@ -144,7 +147,7 @@ def sample(dims: Dims, num_tokens: int, make: Sample) -> tuple[object, ...]:
     )
 
 
-def default_config(dims: Dims, num_tokens: int) -> helion.Config:
+def default_config(dims: Dims, num_tokens: int) -> Config:
     return head_config(dims.num_q_heads, dims.num_kv_heads, num_tokens)
 
 

@@ -9,13 +9,15 @@ float32 with any strides: `scaled_mm_blockwise` reads (1, M), a column per group
 Bytes: 3 M K + M K / 32. Source: vLLM `csrc/quantization/w8a8/fp8/per_token_group_quant.cu`.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import helion.language as hl
 import torch
 
 from helion_kernels.fp8 import FP8, FP8_MAX, GROUP, GROUP_EPS
 from helion_kernels.op import Op, Sample, group_config, group_space
+
+if TYPE_CHECKING:
+    import helion.language as hl
 
 
 class Dims(NamedTuple):

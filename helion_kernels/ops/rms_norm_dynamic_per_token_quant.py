@@ -11,13 +11,15 @@ float32. Bytes: (3 + 4 with residual) M K + 2 K + 4 M. Source: vLLM
 `csrc/quantization/fused_kernels/fused_layernorm_dynamic_per_token_quant.cu`.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import helion.language as hl
 import torch
 
 from helion_kernels.fp8 import FP8, FP8_MAX, MIN_TOKEN_SCALE
 from helion_kernels.op import Op, Sample, row_reduction_config, row_reduction_space
+
+if TYPE_CHECKING:
+    import helion.language as hl
 
 
 class Dims(NamedTuple):

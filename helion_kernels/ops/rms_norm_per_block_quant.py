@@ -10,15 +10,17 @@ float8_e4m3fn; scale [M, K / 128] float32, any strides. Bytes: (3 + 4 with resid
 Source: vLLM `csrc/quantization/fused_kernels/fused_layernorm_dynamic_per_token_quant.cu`.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import helion.language as hl
 import torch
 
 from helion_kernels.fp8 import FP8, GROUP
 from helion_kernels.op import Op, Sample, row_reduction_config, row_reduction_space
 from helion_kernels.ops.per_token_group_fp8_quant import group_quant_reference
 from helion_kernels.ops.rms_norm_dynamic_per_token_quant import rms_norm_reference
+
+if TYPE_CHECKING:
+    import helion.language as hl
 
 
 class Dims(NamedTuple):

@@ -12,14 +12,15 @@ K unless told otherwise. Each K tile is therefore summed from zero and added in 
 tensor core, which bounds the error at every K (tests/helion_kernels/test_accumulation.py).
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import helion
-import helion.language as hl
 import torch
 
 from helion_kernels.fp8 import FP8
-from helion_kernels.op import Op, Sample, gemm_config, gemm_space
+from helion_kernels.op import Config, Op, Sample, gemm_config, gemm_space
+
+if TYPE_CHECKING:
+    import helion.language as hl
 
 
 class Dims(NamedTuple):
@@ -66,7 +67,7 @@ def sample(dims: Dims, num_tokens: int, make: Sample) -> tuple[torch.Tensor, ...
     )
 
 
-def default_config(dims: Dims, num_tokens: int) -> helion.Config:
+def default_config(dims: Dims, num_tokens: int) -> Config:
     return gemm_config(dims.n, dims.k, num_tokens)
 
 

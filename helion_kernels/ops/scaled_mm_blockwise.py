@@ -16,14 +16,15 @@ makes every group wait for L2 (H100, N = 4096, K = 12288, M = 16: 40 us, floor 1
 more: Triton does not pipeline a loop whose values live longer.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import helion
-import helion.language as hl
 import torch
 
 from helion_kernels.fp8 import FP8, GROUP
-from helion_kernels.op import Op, Sample, gemm_config, gemm_space
+from helion_kernels.op import Config, Op, Sample, gemm_config, gemm_space
+
+if TYPE_CHECKING:
+    import helion.language as hl
 
 
 class Dims(NamedTuple):
@@ -83,7 +84,7 @@ def sample(dims: Dims, num_tokens: int, make: Sample) -> tuple[torch.Tensor, ...
     )
 
 
-def default_config(dims: Dims, num_tokens: int) -> helion.Config:
+def default_config(dims: Dims, num_tokens: int) -> Config:
     return gemm_config(dims.n, dims.k, num_tokens, block_k=None)
 
 

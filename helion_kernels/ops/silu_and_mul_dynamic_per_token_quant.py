@@ -8,13 +8,15 @@ Shapes: input [M, 2 I] bf16 (gate, then up); out [M, I] float8_e4m3fn; scale [M,
 Bytes: 5 M I + 4 M. vLLM 0.26.0 has no csrc kernel for this: it runs silu_and_mul, then the quant.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import helion.language as hl
 import torch
 
 from helion_kernels.fp8 import FP8, FP8_MAX, MIN_TOKEN_SCALE
 from helion_kernels.op import Op, Sample, row_reduction_config, row_reduction_space
+
+if TYPE_CHECKING:
+    import helion.language as hl
 
 
 class Dims(NamedTuple):

@@ -9,15 +9,17 @@ Shapes: input [M, 2 I] bf16 (gate, then up), I a multiple of 128; out [M, I] flo
 Source: vLLM `csrc/quantization/fused_kernels/fused_silu_mul_block_quant.cu`.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import helion.language as hl
 import torch
 
 from helion_kernels.fp8 import FP8, GROUP
 from helion_kernels.op import Op, Sample, group_config, group_space
 from helion_kernels.ops.per_token_group_fp8_quant import group_quant_reference
 from helion_kernels.ops.silu_and_mul_dynamic_per_token_quant import silu_and_mul_reference
+
+if TYPE_CHECKING:
+    import helion.language as hl
 
 
 class Dims(NamedTuple):

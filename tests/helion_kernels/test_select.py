@@ -3,7 +3,6 @@
 
 import json
 
-import helion
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -88,7 +87,7 @@ def test_nearest_dims_within_a_factor_of_two(folders):
     folders("shipped", [entry(64, config(), n=4096), entry(64, config(64), n=9000)])
     (choice,) = choose()
     assert choice.source == "nearest"
-    assert choice.config == helion.Config(**config(64))
+    assert choice.config == config(64)
     assert "9000" in choice.reason
     assert choose(OP.dims(1024, 4096))[0].source == "default"
 
@@ -108,8 +107,8 @@ def test_a_flag_that_differs_is_never_near(folders):
 def test_the_users_configs_come_first(folders):
     folders("shipped", [entry(64, config(16)), entry(64, config(16), n=1024)])
     folders("user", [entry(64, config(64))])
-    assert choose()[0].config == helion.Config(**config(64))
-    assert choose(OP.dims(1024, 4096))[0].config == helion.Config(**config(16))
+    assert choose()[0].config == config(64)
+    assert choose(OP.dims(1024, 4096))[0].config == config(16)
 
 
 def test_stock_where_there_is_one(folders):
@@ -172,14 +171,14 @@ def test_the_unknown_key_is_named(folders):
 def test_every_num_tokens_gets_the_entry_that_serves_it(entries, most):
     """Merging changes nothing: the smallest upto that is at least num_tokens decides."""
     unique = dict(entries)
-    found = [select.Choice("exact", helion.Config(**config(m)), u, "") for u, m in unique.items()]
+    found = [select.Choice("exact", config(m), u, "") for u, m in unique.items()]
     merged = select._merge(found, most)
     assert merged[-1].upto >= most
     assert [c.upto for c in merged] == sorted({c.upto for c in merged})
     for n in {1, most, *(min(u, most) for u in unique), *(min(u + 1, most) for u in unique)}:
         serves = [u for u in sorted(unique) if u >= n] or [max(unique)]
         got = next(c for c in merged if c.upto >= n)
-        assert got.config == helion.Config(**config(unique[serves[0]]))
+        assert got.config == config(unique[serves[0]])
 
 
 @pytest.mark.parametrize("name", OPS)

@@ -47,7 +47,7 @@ def main() -> None:
         args = op.sample(op.dims(*dims), num_tokens, Random("cpu", num_tokens))
         expected, actual = expect(op, args), fresh_outputs(op, args)
         with pretend(TARGETS["sm_90"]):
-            specialised = launch.generate(op, op.dims(*dims), launch.helion.Config(**config))
+            specialised = launch.generate(op, op.dims(*dims), config)
             specialised.function(*op.kernel_args(*actual))
         wrong += [[dims, num_tokens, config, line] for line in problems(op, expected, actual)]
     json.dump(wrong, sys.stdout)
