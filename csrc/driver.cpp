@@ -1,22 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "driver.h"
 
-#include <dlfcn.h>
-
 #include <array>
 #include <atomic>
 #include <cstdlib>
 
-#include "error.h"
+#include "symbols.h"
 
 namespace helion_kernels {
 namespace {
-
-template <typename Pointer>
-void find(void* library, const char* name, Pointer& function, bool needed = true) {
-  function = reinterpret_cast<Pointer>(dlsym(library, name));
-  if (needed && function == nullptr) fail("the CUDA driver has no ", name, ": it is too old");
-}
 
 std::array<std::atomic<cuda::Context>, kMostDevices> contexts;
 
@@ -28,22 +20,25 @@ Driver::Driver() {
   // Never closed: launches may come until the process ends.
   void* library = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
   if (library == nullptr) fail("no CUDA driver: ", dlerror());
-  find(library, "cuInit", init);
-  find(library, "cuGetErrorString", get_error_string);
-  find(library, "cuDeviceGetCount", device_get_count);
-  find(library, "cuDeviceGet", device_get);
-  find(library, "cuDeviceGetAttribute", device_get_attribute);
-  find(library, "cuDevicePrimaryCtxRetain", primary_context_retain);
-  find(library, "cuCtxGetCurrent", context_get_current);
-  find(library, "cuCtxPushCurrent_v2", context_push);
-  find(library, "cuCtxPopCurrent_v2", context_pop);
-  find(library, "cuModuleLoadData", module_load_data);
-  find(library, "cuModuleGetFunction", module_get_function);
-  find(library, "cuFuncSetAttribute", function_set_attribute);
-  find(library, "cuFuncSetCacheConfig", function_set_cache_config);
-  find(library, "cuLaunchKernelEx", launch);
-  find(library, "cuFuncLoad", function_load, false);
-  find(library, "helion_kernels_mock_stream", mock_stream, false);
+  const auto get = [&](const char* name, auto& function, bool needed = true) {
+    find(library, "the CUDA driver", name, function, needed);
+  };
+  get("cuInit", init);
+  get("cuGetErrorString", get_error_string);
+  get("cuDeviceGetCount", device_get_count);
+  get("cuDeviceGet", device_get);
+  get("cuDeviceGetAttribute", device_get_attribute);
+  get("cuDevicePrimaryCtxRetain", primary_context_retain);
+  get("cuCtxGetCurrent", context_get_current);
+  get("cuCtxPushCurrent_v2", context_push);
+  get("cuCtxPopCurrent_v2", context_pop);
+  get("cuModuleLoadData", module_load_data);
+  get("cuModuleGetFunction", module_get_function);
+  get("cuFuncSetAttribute", function_set_attribute);
+  get("cuFuncSetCacheConfig", function_set_cache_config);
+  get("cuLaunchKernelEx", launch);
+  get("cuFuncLoad", function_load, false);
+  get("helion_kernels_mock_stream", mock_stream, false);
   check(init(0), "cuInit");
 }
 

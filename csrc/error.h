@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The one exception. It leaves this library in one place only: a boxed operator, whence PyTorch
-// makes it a Python RuntimeError. The C interface turns it into a code and a message.
+// The one exception. It never leaves this library, whose C++ runtime is its own: a boxed operator has
+// PyTorch throw in its place, the C interface turns it into a code and a message.
 #pragma once
 
 #include <sstream>

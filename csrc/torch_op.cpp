@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "torch_op.h"
 
-#include <dlfcn.h>
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-
 #include <array>
 #include <cstring>
 #include <utility>
 
 #include "plan.h"
+#include "torch.h"
 
 namespace helion_kernels {
 namespace {
@@ -27,28 +25,29 @@ std::atomic<bool> pdl_on{true};
 
 // The tensors of a stack, which whoever is called owns.
 struct Owned {
-  std::array<AtenTensorHandle, kMostArguments> tensors{};
+  std::array<Torch::Tensor, kMostArguments> tensors{};
   ~Owned() {
-    for (AtenTensorHandle tensor : tensors)
-      if (tensor != nullptr) aoti_torch_delete_tensor_object(tensor);
+    for (Torch::Tensor tensor : tensors)
+      if (tensor != nullptr) Torch::get().delete_tensor(tensor);
   }
 };
 
-void check(AOTITorchError error, const Op& op) {
-  if (error != AOTI_TORCH_SUCCESS) fail("helion_kernels.", op.name, ": PyTorch refuses a tensor");
+void check(Torch::Error error, const Op& op) {
+  if (error != 0) fail("helion_kernels.", op.name, ": PyTorch refuses a tensor");
 }
 
-Tensor describe(AtenTensorHandle handle, const Op& op) {
+Tensor describe(Torch::Tensor handle, const Op& op) {
+  const Torch& torch = Torch::get();
   Tensor tensor{};
   int64_t *sizes, *strides;
   void* data;
-  check(aoti_torch_get_dim(handle, &tensor.dimensions), op);
-  check(aoti_torch_get_sizes(handle, &sizes), op);
-  check(aoti_torch_get_strides(handle, &strides), op);
-  check(aoti_torch_get_data_ptr(handle, &data), op);
-  check(aoti_torch_get_dtype(handle, &tensor.dtype), op);
-  check(aoti_torch_get_device_type(handle, &tensor.device_type), op);
-  check(aoti_torch_get_device_index(handle, &tensor.device), op);
+  check(torch.get_dim(handle, &tensor.dimensions), op);
+  check(torch.get_sizes(handle, &sizes), op);
+  check(torch.get_strides(handle, &strides), op);
+  check(torch.get_data_ptr(handle, &data), op);
+  check(torch.get_dtype(handle, &tensor.dtype), op);
+  check(torch.get_device_type(handle, &tensor.device_type), op);
+  check(torch.get_device_index(handle, &tensor.device), op);
   tensor.sizes = sizes;
   tensor.strides = strides;
   tensor.data = reinterpret_cast<uint64_t>(data);
@@ -56,7 +55,7 @@ Tensor describe(AtenTensorHandle handle, const Op& op) {
 }
 
 // Moves a stack's tensors to owned, whatever comes later, so that none is leaked.
-void take(const std::string& kinds, const StableIValue* stack, Owned& owned, Call& call) {
+void take(const std::string& kinds, const Torch::Value* stack, Owned& owned, Call& call) {
   for (size_t i = 0; i < kinds.size(); ++i) {
     if (kinds[i] == 'F') {
       std::memcpy(&call.scalars[i], &stack[i], sizeof(double));
@@ -65,38 +64,27 @@ void take(const std::string& kinds, const StableIValue* stack, Owned& owned, Cal
     uint64_t word = stack[i];
     if (kinds[i] == 'O' && word != 0) {
       // An optional that holds something is a pointer to it, from new.
-      auto* boxed = reinterpret_cast<StableIValue*>(word);
+      auto* boxed = reinterpret_cast<Torch::Value*>(word);
       word = *boxed;
       delete boxed;
     }
-    owned.tensors[i] = reinterpret_cast<AtenTensorHandle>(word);
+    owned.tensors[i] = reinterpret_cast<Torch::Tensor>(word);
     call.given |= uint32_t(word != 0) << i;
   }
-}
-
-using CurrentStream = AOTITorchError (*)(int32_t, void**);
-
-// PyTorch's, which only a CUDA build has.
-CurrentStream current_stream() {
-  static const auto function = [] {
-    void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
-    return reinterpret_cast<CurrentStream>(
-        library == nullptr ? nullptr : dlsym(library, "aoti_torch_get_current_cuda_stream"));
-  }();
-  return function;
 }
 
 cuda::Stream stream_of(const Driver& driver, int device) {
   void* stream = nullptr;
   if (driver.mock_stream != nullptr) {
     stream = driver.mock_stream(device);
-  } else if (current_stream() == nullptr || current_stream()(device, &stream) != 0) {
-    fail("this PyTorch has no CUDA streams");
+  } else {
+    const auto current = Torch::get().current_cuda_stream;
+    if (current == nullptr || current(device, &stream) != 0) fail("this PyTorch has no CUDA streams");
   }
   return static_cast<cuda::Stream>(stream);
 }
 
-void run(int slot, const StableIValue* stack, uint64_t count) {
+void run(int slot, const Torch::Value* stack, uint64_t count) {
   const Op& op = ops[slot];
   if (count != op.kinds.size() + 1) fail("helion_kernels.", op.name, ": ", count, " arguments");
   Owned owned;
@@ -110,21 +98,28 @@ void run(int slot, const StableIValue* stack, uint64_t count) {
     if (call.given >> i & 1) call.tensors[i] = describe(owned.tensors[i], op);
   const Driver& driver = Driver::get();
   const bool mock = driver.mock_stream != nullptr;
-  plan->signature().check(call, mock ? aoti_torch_device_type_cpu() : aoti_torch_device_type_cuda());
+  plan->signature().check(call, mock ? Torch::get().device_type_cpu() : Torch::get().device_type_cuda());
   const int device = mock ? 0 : call.tensors[0].device;
   plan->launch(call, device, stream_of(driver, device), pdl_on.load(std::memory_order_relaxed));
 }
 
+thread_local std::string last_error;
+
 // PyTorch calls a plain function: a boxed one per op, each with its slot.
 template <int slot>
-void boxed(StableIValue* stack, uint64_t count, uint64_t) {
-  run(slot, stack, count);
+void boxed(Torch::Value* stack, uint64_t count, uint64_t) {
+  try {
+    run(slot, stack, count);
+    return;
+  } catch (const std::exception& error) {
+    last_error = error.what();
+  }
+  // Outside of the handler: PyTorch's exception passes through a frame that has nothing to clean up.
+  Torch::get().check(false, "boxed", __FILE__, __LINE__, last_error.c_str());
 }
 
-using Boxed = void (*)(StableIValue*, uint64_t, uint64_t);
-
 template <int... slot>
-constexpr std::array<Boxed, sizeof...(slot)> boxes(std::integer_sequence<int, slot...>) {
+constexpr std::array<Torch::Boxed, sizeof...(slot)> boxes(std::integer_sequence<int, slot...>) {
   return {boxed<slot>...};
 }
 
@@ -140,26 +135,27 @@ void define_op(const std::string& schema, const std::string& kinds) {
     fail(name, ": arguments of kinds ", kinds);
   ops[defined] = {name, kinds};
   // Libraries live as long as the process: destroying one would take its ops back.
-  TorchLibraryHandle library = nullptr;
-  bool failed = aoti_torch_library_init_fragment("helion_kernels_native", __FILE__, __LINE__,
-                                                 &library) != 0 ||
-                aoti_torch_library_def(library, schema.c_str()) != 0;
+  const Torch& torch = Torch::get();
+  Torch::Library library = nullptr;
+  bool failed =
+      torch.library_init_fragment("helion_kernels_native", __FILE__, __LINE__, &library) != 0 ||
+      torch.library_def(library, schema.c_str()) != 0;
   for (const char* key : {"CUDA", "CPU"}) {
-    TorchLibraryHandle implementation = nullptr;
+    Torch::Library implementation = nullptr;
     failed = failed ||
-             aoti_torch_library_init_impl("helion_kernels_native", key, __FILE__, __LINE__,
-                                          &implementation) != 0 ||
-             aoti_torch_library_impl(implementation, name.c_str(), kBoxes[defined]) != 0;
+             torch.library_init_impl("helion_kernels_native", key, __FILE__, __LINE__,
+                                     &implementation) != 0 ||
+             torch.library_impl(implementation, name.c_str(), kBoxes[defined]) != 0;
   }
   if (failed) fail("PyTorch refuses to define ", schema);
   ++defined;
 }
 
 std::vector<int32_t> dtypes() {
-  return {aoti_torch_dtype_bfloat16(), aoti_torch_dtype_float16(),
-          aoti_torch_dtype_float32(),  aoti_torch_dtype_float8_e4m3fn(),
-          aoti_torch_dtype_int32(),    aoti_torch_dtype_int64(),
-          aoti_torch_dtype_uint8()};
+  const Torch& torch = Torch::get();
+  return {torch.dtype_bfloat16(), torch.dtype_float16(), torch.dtype_float32(),
+          torch.dtype_float8_e4m3fn(), torch.dtype_int32(), torch.dtype_int64(),
+          torch.dtype_uint8()};
 }
 
 void set_pdl(bool on) { pdl_on.store(on, std::memory_order_relaxed); }

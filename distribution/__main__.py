@@ -7,6 +7,7 @@ from pathlib import Path
 
 from . import inplace, overlay, patch
 from .build import ROOT, build_wheel, configured
+from .editable import place
 from .errors import one_line
 from .port import port
 from .variant import VARIANTS
@@ -18,6 +19,8 @@ environment:
   VLLM_HELION_CUDA_ARCH_LIST=9.0a  keep device code for these architectures only
                                    (several: 9.0a;10.0); 9.0a+PTX also keeps older PTX where
                                    nothing else would run
+  VLLM_HELION_PACKS=0              no machine code for our kernels in the cuda wheel: they are
+                                   compiled when the engine starts, the build needs no PyTorch
   PIP_INDEX_URL, PIP_FIND_LINKS …  where pip fetches upstream's wheels from
   XDG_CACHE_HOME                   vllm-helion/ in it keeps the fetched wheels
 
@@ -59,6 +62,13 @@ def overlay_tree(options: argparse.Namespace) -> int:
     return 0
 
 
+def compile_here(options: argparse.Namespace) -> int:
+    """Compile the dispatcher and, for cuda, packs into helion_kernels/ of this checkout, where an
+    editable installation and ``overlay`` find them."""
+    place(ROOT, configured(device=options.variant).compiled())
+    return 0
+
+
 def wheel(options: argparse.Namespace) -> int:
     """Build the wheel as pip would, without its isolated environment."""
     print(build_wheel(configured(), options.out))
@@ -90,6 +100,8 @@ def _parser() -> argparse.ArgumentParser:
     in_place = command("overlay", overlay_tree)
     in_place.add_argument("--tree", type=Path, required=True, metavar="DIR", help="the site folder")
     in_place.add_argument("--variant", choices=VARIANTS, default="cuda", help="default: cuda")
+    compiling = command("compile", compile_here)
+    compiling.add_argument("--variant", choices=VARIANTS, default="cuda", help="default: cuda")
     command("wheel", wheel).add_argument(
         "--out", type=Path, default=Path("dist"), metavar="DIR", help="default: dist"
     )

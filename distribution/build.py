@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import metadata, overlay, patch, prune, variant, version, wheel
+from . import metadata, native, overlay, packs, patch, prune, variant, version, wheel
 from . import upstream as upstream_toml
 from .errors import BuildError
 from .tree import Data, Tree
@@ -35,12 +35,19 @@ class Build:
         """Upstream's files, with its dist-info."""
         return variant.foundation(self.upstream, self.variant)
 
-    def files(self, foundation: Tree) -> Tree:
-        """What is installed beside the dist-info: upstream patched, overlaid, pruned."""
+    def compiled(self) -> Tree:
+        """The dispatcher and, for GPUs, packs of kernels; compiled now."""
+        return native.library(self.root) | (
+            packs.make(self.root, self.arches) if self.variant == "cuda" else {}
+        )
+
+    def files(self, foundation: Tree, compiled: Tree) -> Tree:
+        """What is installed beside the dist-info: upstream patched, overlaid, pruned; compiled."""
         tree = wheel.without_dist_info(foundation)
         patches = patch.read_series(self.root / "patches")
         patch.apply(patches, tree)
         overlay.lay(self.root, tree)
+        tree.update(compiled)
         if self.variant == "cuda":
             prune.prune_tree(tree, self.arches)
         if _VERSION_FILE not in tree:
@@ -74,4 +81,5 @@ def configured(root: Path = ROOT, device: str | None = None) -> Build:
 def build_wheel(build: Build, folder: Path) -> Path:
     """Build the wheel into ``folder``."""
     foundation = build.foundation()
-    return wheel.write(folder, build.files(foundation), build.dist_info(foundation), build.tag)
+    files = build.files(foundation, build.compiled())
+    return wheel.write(folder, files, build.dist_info(foundation), build.tag)

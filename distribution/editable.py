@@ -4,18 +4,18 @@
 ``build/tree-<variant>`` gets upstream, patched and unpacked; each overlay file in it is a symbolic
 link into vllm/, and helion_kernels is one to the folder. A .pth file puts that tree on sys.path.
 So an edit in vllm/ or helion_kernels/ counts at the next start of Python. A new file in vllm/, an
-edit in patches/ and another version need ``pip install -e .`` again.
+edit in patches/ or csrc/ and another version need ``pip install -e .`` again.
 """
 
 import shutil
 import tempfile
 from pathlib import Path
 
-from . import wheel
+from . import native, wheel
 from .build import Build
 from .overlay import KERNELS
 from .progress import step
-from .tree import Data, Tree, unpack
+from .tree import Data, Tree, unpack, write
 
 PTH = "vllm_helion_editable.pth"
 
@@ -43,9 +43,20 @@ def unpack_tree(root: Path, variant: str, files: Tree) -> Path:
     return target
 
 
+def place(root: Path, compiled: Tree) -> None:
+    """Put what was compiled where the repository's own helion_kernels/ looks for it."""
+    for name, member in compiled.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)  # a process may have it loaded
+        write(path, member)
+
+
 def build_editable(build: Build, folder: Path) -> Path:
     """Unpack the tree, and write the wheel that points to it into ``folder``."""
     foundation = build.foundation()
-    tree = unpack_tree(build.root, build.variant, build.files(foundation))
+    files = build.files(foundation, {})
+    place(build.root, native.library(build.root))
+    tree = unpack_tree(build.root, build.variant, files)
     pth: Tree = {PTH: Data(f"{tree.resolve()}\n".encode())}
     return wheel.write(folder, pth, build.dist_info(foundation), build.tag)

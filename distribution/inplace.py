@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Turn an unpacked stock vLLM into ours where it lies: ``python -m distribution overlay``.
 
-For tests against an installed tree; what is neither ours nor patched is left untouched.
+For tests against an installed tree; what is neither ours nor patched is left untouched. The
+dispatcher and packs are those that lie in helion_kernels/ (``python -m distribution compile``);
+the dispatcher is compiled where there is none.
 """
 
 import csv
 import shutil
 from pathlib import Path
 
-from . import metadata, wheel
+from . import metadata, native, overlay, wheel
 from .build import Build
 from .errors import BuildError
 from .progress import step
@@ -25,7 +27,10 @@ def apply(build: Build, site: Path) -> None:
         raise BuildError(
             f"{site} holds vllm {found}, not stock {build.upstream.version}; give it a fresh one"
         )
-    files, info = build.files(stock), build.dist_info(stock)
+    compiled = overlay.compiled(build.root)
+    if native.LIBRARY not in compiled:
+        compiled |= native.library(build.root)
+    files, info = build.files(stock, compiled), build.dist_info(stock)
     new = next(iter(info)).split("/")[0]
     for name, member in stock.items():  # INSTALLER and the like
         if name.startswith(f"{old}/") and not name.endswith("/RECORD"):

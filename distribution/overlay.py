@@ -13,17 +13,25 @@ from .progress import step
 from .tree import OnDisk, Tree
 
 KERNELS = "helion_kernels"
+_COMPILED = (".so", ".pack")
 
 
 def read(root: Path, package: str) -> Tree:
-    """Our files of ``package`` in the repository: all but hidden ones and bytecode."""
+    """Our files of ``package`` in the repository: all but hidden and compiled ones."""
     folder = root / package
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return {
         path.relative_to(root).as_posix(): OnDisk(path)
         for path in paths
-        if path.suffix != ".pyc" and not any(_hidden(p) for p in path.relative_to(folder).parts)
+        if path.suffix not in (".pyc", *_COMPILED)
+        and not any(_hidden(p) for p in path.relative_to(folder).parts)
     }
+
+
+def compiled(root: Path) -> Tree:
+    """The dispatcher and the packs that lie in the repository (``distribution compile``)."""
+    paths = (path for suffix in _COMPILED for path in sorted((root / KERNELS).rglob(f"*{suffix}")))
+    return {path.relative_to(root).as_posix(): OnDisk(path) for path in paths}
 
 
 def _hidden(part: str) -> bool:

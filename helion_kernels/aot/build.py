@@ -33,13 +33,16 @@ class Job:
     target: str
 
 
-def jobs(wanted: Iterable[tuple[str, tuple[Any, ...]]], target: str) -> list[Job]:
-    """Every distinct config that select chooses on target for any num_tokens."""
+def jobs(
+    wanted: Iterable[tuple[str, tuple[Any, ...]]], target: str, gpu: str | None = None
+) -> list[Job]:
+    """Every distinct config that select chooses for any num_tokens on gpu, by default target's."""
+    gpu = gpu or TARGETS[target].gpu
     found: dict[Job, None] = {}
     for name, dims in wanted:
         op = registry.OPS[name]
         stock = frozenset(registry.OPS)  # Where stock wins there, nothing is to be built.
-        for choice in select.choose(op, op.dims(*dims), MAX_NUM_TOKENS, TARGETS[target].gpu, stock):
+        for choice in select.choose(op, op.dims(*dims), MAX_NUM_TOKENS, gpu, stock):
             if choice.config is not None:
                 found[Job(name, tuple(dims), choice.key, target)] = None
     return list(found)

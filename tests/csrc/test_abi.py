@@ -2,6 +2,7 @@
 """Our hand-written declarations against NVIDIA's cuda.h and against Triton's own launcher."""
 
 import os
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -19,7 +20,7 @@ from helion_kernels.aot.target import TARGETS, pretend
 ROOT = Path(__file__).parents[2]
 CUDA = Path(triton_driver.dirname) / "include"
 
-ASSERTIONS = """
+CUDA_ASSERTIONS = """
 #include <cstddef>
 #include <cuda.h>
 #include "driver.h"
@@ -42,19 +43,46 @@ static_assert(kComputeCapabilityMinor == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_
 """
 
 
-@pytest.mark.skipif(not (CUDA / "cuda.h").exists(), reason="Triton comes without cuda.h")
-def test_declarations_are_those_of_cuda_h(built, tmp_path):
-    source = tmp_path / "assertions.cpp"
-    source.write_text(ASSERTIONS)
-    compiler = os.environ.get("CXX") or next(filter(None, map(shutil.which, ("c++", "clang++"))))
-    includes = [f"-I{CUDA}", f"-I{ROOT / 'csrc'}"]
+TORCH_ASSERTION = "static_assert(std::is_same_v<decltype(Torch::{}), decltype(&aoti_torch_{})>);"
+
+
+def compile_alone(source, include):
+    compiler = os.environ.get("CXX", "").split() or [
+        next(filter(None, map(shutil.which, ("c++", "clang++"))))
+    ]
+    includes = ["-isystem", str(include), f"-I{ROOT / 'csrc'}"]
     done = subprocess.run(
-        [compiler, "-std=c++17", "-fsyntax-only", *includes, str(source)],
+        [*compiler, "-std=c++17", "-fsyntax-only", *includes, str(source)],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_declarations_are_those_of_pytorchs_shim_h(built, tmp_path):
+    code = (ROOT / "csrc/torch.cpp").read_text()
+    found = re.findall(r'"aoti_torch_(\w+)", (\w+)\)', code)
+    assert len(found) == code.count('"aoti_torch_') == 23
+    shim = "torch/csrc/inductor/aoti_torch/c/shim.h"
+    lines = [
+        "#define USE_CUDA",
+        f"#include <{shim}>",
+        "#include <type_traits>",
+        '#include "torch.h"',
+    ]
+    lines += ["using helion_kernels::Torch;"]
+    lines += [TORCH_ASSERTION.format(ours, theirs) for theirs, ours in found]
+    source = tmp_path / "torch_assertions.cpp"
+    source.write_text("\n".join(lines))
+    compile_alone(source, Path(torch.__path__[0]) / "include")
+
+
+@pytest.mark.skipif(not (CUDA / "cuda.h").exists(), reason="Triton comes without cuda.h")
+def test_declarations_are_those_of_cuda_h(built, tmp_path):
+    source = tmp_path / "assertions.cpp"
+    source.write_text(CUDA_ASSERTIONS)
+    compile_alone(source, CUDA)
 
 
 @pytest.mark.skipif(

@@ -136,7 +136,7 @@ def test_large_tiles_use_the_float8_tensor_core_and_add_outside_it(name, dims, c
         products = re.findall(r"wgmma\.mma_async\.\S+\.f32\.e4m3\.e4m3", ptx)
         assert products
         assert "wgmma.mma_async.sync.aligned" in ptx
-        block_m, block_n = configs(name, dims)[bucket].block_sizes[:2]
+        block_m, block_n = configs(name, dims)[bucket]["block_sizes"][:2]
         outputs = block_m * block_n // (32 * compiled(name, dims, bucket).num_warps)
         assert float32_sums(ptx) >= outputs
 

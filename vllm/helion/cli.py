@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vllm helion status`: what would run on this machine, for which model, and why."""
+"""`vllm helion status`: what would run on this machine, for which model, and why.
+`vllm helion pack`: compile it now, so that no start of the engine has to."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm.entrypoints.cli.types import CLISubcommand
@@ -17,6 +19,15 @@ EPILOG = """examples:
   vllm helion status --model ./my-qwen3-fp8 -tp 2   ... of a checkpoint, one of two GPUs
   VLLM_HELION=0 vllm serve ...                      upstream's layers, nothing of ours
 """
+PACK = """Compile every kernel that a model can need on one GPU architecture into one file, which
+the engine then loads instead of compiling. Configs are those tuned for this GPU, yours too; without
+a GPU, those for an H100. Takes about 4 s of a core for each kernel that was not compiled before."""
+PACK_EPILOG = """examples:
+  vllm helion pack --model Qwen/Qwen3-8B-FP8             into vLLM's cache folder: found there
+  vllm helion pack --model ./my-qwen3-fp8 -tp 2 --out .  ./sm_90.pack, for one of two GPUs
+  vllm helion status --model Qwen/Qwen3-8B-FP8           shows `pack` for what came from packs
+A new pack of an architecture replaces the one in its folder: name all its models at once.
+"""
 
 
 class HelionSubcommand(CLISubcommand):
@@ -28,15 +39,17 @@ class HelionSubcommand(CLISubcommand):
     def cmd(args: argparse.Namespace) -> None:
         if args.helion_command == "status":
             status(args)
+        elif args.helion_command == "pack":
+            pack(args)
         else:
             args.helion_help()
 
     def subparser_init(self, subparsers: argparse._SubParsersAction) -> "FlexibleArgumentParser":
         parser = subparsers.add_parser(
             self.name,
-            help="Show which Helion kernels serve a model, and why.",
+            help="Show which Helion kernels serve a model, and compile them ahead of time.",
             description=DESCRIPTION,
-            usage="vllm helion {status} [options]",
+            usage="vllm helion {status,pack} [options]",
         )
         parser.set_defaults(helion_help=parser.print_help)
         commands = parser.add_subparsers(dest="helion_command")
@@ -52,15 +65,38 @@ class HelionSubcommand(CLISubcommand):
         add.add_argument(
             "--model", default=None, help="checkpoint folder or hub id to read sizes of"
         )
-        add.add_argument(
-            "--format",
-            choices=("per-token", "block"),
-            default=None,
-            help="FP8 format; default: the checkpoint's, or per-token",
-        )
-        add.add_argument("--tensor-parallel-size", "-tp", type=int, default=1, metavar="N")
+        _add_common(add)
         add.add_argument("--max-num-batched-tokens", type=int, default=8192, metavar="N")
+
+        add = commands.add_parser(
+            "pack",
+            help="Compile a model's kernels ahead of time.",
+            description=PACK,
+            epilog=PACK_EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            usage="vllm helion pack --model MODEL [--model MODEL ...] [options]",
+        )
+        add.add_argument(
+            "--model",
+            action="append",
+            required=True,
+            help="checkpoint folder or hub id; may be given several times",
+        )
+        _add_common(add)
+        add.add_argument(
+            "--out", type=Path, default=None, metavar="DIR", help="default: where vLLM looks for it"
+        )
         return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--format",
+        choices=("per-token", "block"),
+        default=None,
+        help="FP8 format; default: the checkpoint's, or per-token",
+    )
+    parser.add_argument("--tensor-parallel-size", "-tp", type=int, default=1, metavar="N")
 
 
 def cmd_init() -> list[CLISubcommand]:
@@ -83,9 +119,7 @@ def status(args: argparse.Namespace) -> None:
     for name, value in switches.values().items():
         print(f"  {name}={value}  {switches.SWITCHES[name][1]}")
     try:
-        name, sizes, block = _model(args.model)
-        if args.format is not None:
-            block = args.format == "block"
+        name, sizes, block = _model(args.model, args.format)
         calls = qwen3.calls(sizes, block, args.tensor_parallel_size)
     except (OSError, ValueError) as error:
         raise SystemExit(f"vllm helion status: {error}") from None
@@ -101,17 +135,49 @@ def status(args: argparse.Namespace) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(f"on {torch.cuda.get_device_name() if device.type == 'cuda' else 'cpu'}")
     plans = plan.dry_run(
-        [(helion_kernels.OPS[op], dims) for op, dims in calls], args.max_num_batched_tokens, device
+        [(helion_kernels.OPS[op], dims) for op, dims in calls],
+        args.max_num_batched_tokens,
+        device,
+        [switches.cache_folder()],
     )
     print(report.render(report.HEADER, report.rows(plans)))
 
 
-def _model(model: str | None) -> "tuple[str, Sizes, bool]":
-    """(name, sizes, block scales?) of a checkpoint; Qwen3-8B without one."""
+def pack(args: argparse.Namespace) -> None:
+    """Compile the kernels of models into the pack of this machine's GPU, or of an H100."""
+    import torch
+
+    from helion_kernels import qwen3
+    from helion_kernels.aot.make import make
+    from helion_kernels.aot.target import TARGETS
+    from vllm.helion import switches
+    from vllm.plugins import load_general_plugins
+
+    load_general_plugins()
+    target, gpu = "sm_90", None
+    if torch.cuda.is_available():
+        major, minor = torch.cuda.get_device_capability()
+        target, gpu = f"sm_{major}{minor}", torch.cuda.get_device_name()
+    try:
+        if target not in TARGETS:
+            raise ValueError(f"{gpu} is {target}; packs are made for {', '.join(TARGETS)}")
+        models = [_model(model, args.format) for model in args.model]
+        wanted = [
+            call
+            for _, sizes, block in models
+            for call in qwen3.calls(sizes, block, args.tensor_parallel_size)
+        ]
+        make(wanted, target, args.out or switches.cache_folder(), gpu=gpu)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"vllm helion pack: {error}") from None
+
+
+def _model(model: str | None, format: str | None) -> "tuple[str, Sizes, bool]":
+    """(name, sizes, block scales?) of a checkpoint, or in format; Qwen3-8B without one."""
     from helion_kernels.qwen3 import MODELS, Sizes
 
     if model is None:
-        return "Qwen3-8B", MODELS["8b"], False
+        return "Qwen3-8B", MODELS["8b"], format == "block"
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(model)
@@ -120,4 +186,5 @@ def _model(model: str | None) -> "tuple[str, Sizes, bool]":
     quantization = getattr(config, "quantization_config", None) or {}
     heads = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     sizes = Sizes(config.hidden_size, config.intermediate_size, *heads)
-    return model, sizes, bool(quantization.get("weight_block_size"))
+    block = format == "block" if format else bool(quantization.get("weight_block_size"))
+    return model, sizes, block

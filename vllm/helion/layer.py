@@ -16,7 +16,7 @@ from vllm.platforms import current_platform
 
 
 class Call:
-    """One op at one place of the layer; `plan` is its array of launchers, set by prepare."""
+    """One op at one place of the layer. prepare sets `function` and `plan` (`plan.entry`)."""
 
     def __init__(self, op: str, *dims: int) -> None:
         self.op = op

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from vllm.config.compilation import CompilationMode
 from vllm.helion import served
 from vllm.logger import init_logger
 
@@ -33,8 +34,8 @@ def prepare(worker: "Worker") -> None:
             architecture = worker.vllm_config.model_config.architecture
             logger.info("Helion: %s runs stock: not a Qwen3 decoder", architecture)
         return
-    from helion_kernels import OPS, plan
-    from vllm.helion import stock
+    from helion_kernels import OPS, native, plan
+    from vllm.helion import stock, switches
 
     stock.register()
     start = time.perf_counter()
@@ -45,9 +46,16 @@ def prepare(worker: "Worker") -> None:
         max_num_tokens,
         worker.device,
         progress=_progress() if worker.device.type == "cuda" else lambda done, total: None,
+        pack_folders=[switches.cache_folder()],
     )
+    native.set_pdl(switches.pdl())
+    # A compiled graph is cached on disk, and the next process may have other packs.
+    traced = worker.vllm_config.compilation_config.mode != CompilationMode.NONE
     for call, plan_id in zip(calls, ids, strict=True):
-        call.plan = plan_id
+        if traced:
+            call.plan = plan_id
+        else:
+            call.function, call.plan = plan.entry(plan_id)
     logger.info("Helion: launchers ready in %.1f s", time.perf_counter() - start)
     report.log(layers, served.refusals())
 

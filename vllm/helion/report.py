@@ -20,11 +20,8 @@ def rows(plans: "list[Plan]") -> list[tuple[str, ...]]:
     table = []
     for plan in plans:
         lower = 1
-        for choice in plan.choices:
+        for choice, launcher in zip(plan.choices, plan.kinds, strict=True):
             last = choice is plan.choices[-1]
-            launcher = "compiled" if choice.config is not None else "stock"
-            if choice.source == "interpreter":
-                launcher = "interpreter"
             dims = ", ".join(
                 f"{name}={value}"
                 for name, value in zip(plan.op.dims._fields, plan.dims, strict=True)  # type: ignore[attr-defined]

@@ -2,11 +2,16 @@
 """Environment variables of ours. Each is known to vLLM's own environment check."""
 
 import os
+from pathlib import Path
 
 SWITCHES = {
     "VLLM_HELION": (
         "1",
         "0: every layer runs upstream's code, exactly as if this were upstream's wheel",
+    ),
+    "VLLM_HELION_PDL": (
+        "1",
+        "0: no kernel starts before the one ahead of it has ended (programmatic dependent launch)",
     ),
     "VLLM_HELION_CONFIG_DIR": (
         "",
@@ -17,7 +22,16 @@ SWITCHES = {
 
 def enabled() -> bool:
     """Whether VLLM_HELION allows us to serve anything."""
-    return os.environ.get("VLLM_HELION", SWITCHES["VLLM_HELION"][0]) not in ("0", "false")
+    return _on("VLLM_HELION")
+
+
+def pdl() -> bool:
+    """Whether kernels that are made for it may start while the one ahead of them still runs."""
+    return _on("VLLM_HELION_PDL")
+
+
+def _on(name: str) -> bool:
+    return os.environ.get(name, SWITCHES[name][0]) not in ("0", "false")
 
 
 def values() -> dict[str, str]:
@@ -33,6 +47,13 @@ def register() -> None:
         envs.environment_variables.setdefault(
             name, lambda name=name, default=default: os.environ.get(name, default)
         )
+
+
+def cache_folder() -> Path:
+    """Where `vllm helion pack` puts packs, and where they are looked for."""
+    from vllm import envs
+
+    return Path(envs.VLLM_CACHE_ROOT) / "helion"
 
 
 def set_config_dir() -> None:

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The C++ dispatcher, compiled out of csrc/: one library for every Python and later PyTorch.
+
+By Zig's C++ compiler, which is a package like any other: no compiler of the system is needed, the
+library asks for no newer glibc than upstream's own do (manylinux_2_28), and its bytes are the same
+wherever it is built.
+"""
+
+import subprocess
+import tempfile
+from pathlib import Path
+
+from .errors import BuildError
+from .overlay import KERNELS
+from .progress import megabytes, step
+from .tree import Data, Tree
+
+LIBRARY = f"{KERNELS}/helion_kernels_native.so"
+_TARGET = "x86_64-linux-gnu.2.28"
+
+
+def library(root: Path) -> Tree:
+    """Compile the dispatcher of ``root``; the first time takes minutes, for Zig's own libraries."""
+    if not (root / "csrc").is_dir():
+        return {}
+    try:
+        import cmake
+        import ninja
+        import ziglang
+    except ImportError as error:
+        raise BuildError(
+            f"{error.name} is not installed; pip install the build requirements of pyproject.toml"
+        ) from None
+    make, configure = f"{ninja.BIN_DIR}/ninja", f"{cmake.CMAKE_BIN_DIR}/cmake"
+    with step("compile") as details, tempfile.TemporaryDirectory() as folder:
+        _run(
+            *(configure, "-S", f"{root}/csrc", "-B", folder, "-G", "Ninja"),
+            f"-DCMAKE_MAKE_PROGRAM={make}",
+            f"-DCMAKE_CXX_COMPILER={ziglang.__path__[0]}/zig;c++",
+            f"-DCMAKE_CXX_FLAGS=-target {_TARGET}",
+        )
+        _run(make, "-C", folder)
+        data = (Path(folder) / Path(LIBRARY).name).read_bytes()
+        details += [LIBRARY, megabytes(len(data))]
+    return {LIBRARY: Data(data, executable=True)}
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        told = next((line for line in lines if "error" in line.lower()), lines[-1])
+        raise BuildError(f"csrc/ does not compile: {told}; see csrc/README.md")

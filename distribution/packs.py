@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packs: the tuned kernels as machine code, for the cuda wheel. Compiled with no GPU present.
+
+Needs PyTorch, Triton and Helion at build time (upstream.toml, ``requires.pack``). Left out by
+VLLM_HELION_PACKS=0: the engine then compiles at its start.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from . import prune
+from .errors import BuildError
+from .overlay import KERNELS
+from .progress import megabytes, say, step
+from .tree import Data, Tree
+
+TARGETS = {90: "sm_90"}
+"""What helion_kernels/aot/target.py describes, by architecture."""
+SWITCH = "VLLM_HELION_PACKS"
+
+
+def wanted() -> bool:
+    """Whether a cuda wheel gets packs."""
+    return os.environ.get(SWITCH, "1") not in ("0", "false")
+
+
+def make(root: Path, arches: list[str]) -> Tree:
+    """The packs of ``arches``, by default of all that there are targets for."""
+    if not wanted() or not (root / KERNELS / "aot").is_dir():
+        return {}
+    numbers = {prune.parse(name).number for name in arches} if arches else set(TARGETS)
+    for number in sorted(numbers - set(TARGETS)):
+        say("packs", f"none for sm_{number}: there the engine compiles its kernels at its start")
+    return {
+        f"{KERNELS}/packs/{TARGETS[number]}.pack": _make(root, TARGETS[number])
+        for number in sorted(numbers & set(TARGETS))
+    }
+
+
+def _make(root: Path, target: str) -> Data:
+    with step("packs") as details, tempfile.TemporaryDirectory() as folder:
+        # A process of its own, whose progress is the user's to see; what it compiles is cached.
+        command = [sys.executable, "-m", "helion_kernels.aot", "--target", target, "--out", folder]
+        if subprocess.run(command, cwd=root, check=False, stdout=sys.stderr).returncode:
+            raise BuildError(
+                f"the kernels for {target} do not compile, see above; {SWITCH}=0 leaves them out"
+            )
+        data = (Path(folder) / f"{target}.pack").read_bytes()
+        details += [f"{target}.pack", megabytes(len(data))]
+    return Data(data)
