@@ -41,6 +41,7 @@ TARGETS = {
 @contextlib.contextmanager
 def pretend(target: Target) -> Iterator[None]:
     """Code generated inside is for target, GPU present or not. Not thread-safe."""
+    from helion._compiler import compile_environment
     from torch._dynamo.device_interface import CudaInterface
     from triton.runtime import driver
 
@@ -62,6 +63,8 @@ def pretend(target: Target) -> Iterator[None]:
         (CudaInterface, "get_device_properties", lambda *_: properties),
         (CudaInterface, "get_compute_capability", lambda *_: target.sm),
         (torch.cuda, "get_device_capability", lambda *_: target.capability),
+        # Without an answer Helion leaves out what sm_90 added, such as hl.pdl_wait().
+        (compile_environment, "target_device_capability", lambda *_: target.capability),
         (torch.cuda, "get_device_name", lambda *_: target.gpu),
         (torch.cuda, "current_device", lambda: 0),
         (driver, "_active", _Driver(target)),
