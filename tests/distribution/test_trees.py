@@ -86,6 +86,25 @@ def test_stock_tree_becomes_ours(world: World, stock: Path) -> None:
         assert lines[name] == f"sha256={base64.urlsafe_b64encode(digest).decode().rstrip('=')}"
 
 
+def test_what_was_compiled_goes_into_the_tree_and_not_into_a_wheel(
+    world: World, stock: Path
+) -> None:
+    """A wheel's is compiled with it: what lies about may be older than its sources."""
+    compiled = ("helion_kernels/helion_kernels_native.so", "helion_kernels/packs/sm_90.pack")
+    for name in compiled:
+        path = world.root / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(name.encode())
+    result = world.python("-m", "distribution", "overlay", "--tree", str(stock))
+    assert result.returncode == 0, result.stderr
+    (record,) = stock.glob("*.dist-info/RECORD")
+    for name in compiled:
+        assert (stock / name).read_bytes() == name.encode()
+        assert f"{name},sha256=" in record.read_text()
+    with zipfile.ZipFile(world.wheel()) as archive:
+        assert not set(compiled) & set(archive.namelist())
+
+
 def test_stock_tree_only_once(world: World, stock: Path) -> None:
     command = ("-m", "distribution", "overlay", "--tree", str(stock))
     assert world.python(*command).returncode == 0
