@@ -7,12 +7,14 @@ the host function that Helion generates, with its Triton kernel compiled. Both t
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import helion
 import helion.language
 import torch
+from helion.runtime import default_launcher
 from helion.runtime.ref_mode import RefMode
 
 from helion_kernels.op import Config, Op
@@ -81,7 +83,10 @@ class Specialised:
         self._generalise()
 
     def _capture(self, kernel: Any, grid: tuple, *args: Any, **options: Any) -> None:
-        self.kernel, self.grid, self.args, self.options = kernel, grid, args, options
+        self.kernel, self.grid, self.args = kernel, grid, args
+        # Helion's launcher adds options of its own, and Triton's key is their text: compiled with
+        # others, the first launch would compile again.
+        default_launcher(_Recorder(self), grid, *args, **options)
 
     def _generalise(self) -> None:
         """Recompile for no value of num_tokens in particular.
@@ -113,6 +118,16 @@ class Specialised:
             for value in self.args
         ]
         return self.kernel.warmup(*args, grid=(1,), **self.options)
+
+
+@dataclass
+class _Recorder:
+    """In a Triton kernel's place: keeps what it would be run with."""
+
+    specialised: Specialised
+
+    def run(self, *args: Any, grid: tuple, warmup: bool, **options: Any) -> None:
+        self.specialised.options = options
 
 
 def build(specialised: Specialised, device: torch.device) -> Callable[..., None]:
