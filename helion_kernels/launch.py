@@ -8,7 +8,7 @@ the host function that Helion generates, with its Triton kernel compiled. Both t
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import helion
@@ -130,12 +130,19 @@ class _Recorder:
         self.specialised.options = options
 
 
-def build(specialised: Specialised, device: torch.device) -> Callable[..., None]:
+def build(specialised: Specialised, device: torch.device, pdl: bool = True) -> Callable[..., None]:
     """The host function, its kernel loaded on device. Thread-safe.
 
     After this no call JITs, whatever num_tokens: needed for capture, and for vLLM's
-    `--jit-monitor-mode error`.
+    `--jit-monitor-mode error`. pdl: a kernel that waits for the one ahead of it may start early.
     """
+    function = specialised.function
+    if not pdl and specialised.options.pop("launch_pdl", False):
+        function = partial(function, _launcher=_launch_in_order)
     with torch.cuda.device(device):
         specialised.compile()._init_handles()  # now: too much shared memory fails here
-    return specialised.function
+    return function
+
+
+def _launch_in_order(*args: Any, launch_pdl: bool, **options: Any) -> None:
+    helion.runtime.default_launcher(*args, **options)

@@ -45,11 +45,21 @@ class Plan:
 PLANS: list[Plan] = []
 _ids: dict[tuple[str, tuple[Any, ...], torch.device], int] = {}
 _stock: dict[str, Launcher] = {}
+_pdl = True
 
 
 def register_stock(op_name: str, function: Launcher) -> None:
     """Give the function, of the op's own signature, that config entries named `stock` mean."""
     _stock[op_name] = function
+
+
+def use_pdl(on: bool) -> None:
+    """Whether kernels that wait for the one ahead of them may start before it ends; at first, yes.
+
+    Holds for what is prepared from now on.
+    """
+    global _pdl
+    _pdl = on
 
 
 def run(op: Op, plan_id: int, args: tuple[Any, ...]) -> None:
@@ -108,7 +118,9 @@ def prepare(
     with ThreadPoolExecutor(workers) as pool:
         # Code generation is not thread-safe, so it runs here; Triton's compiler, which takes most
         # of the time, runs in the pool.
-        started = [_start(pool, plan, device, _packs(device, pack_folders)) for plan in plans]
+        usable = _packs(device, pack_folders)
+        native.set_pdl(_pdl)
+        started = [_start(pool, plan, device, usable) for plan in plans]
         done, total = 0, sum(map(len, started))
         for plan, tasks in zip(plans, started, strict=True):
             ready: dict[str, Launcher] = {}
@@ -185,7 +197,10 @@ def _kind(
 
 
 def _start(
-    pool: ThreadPoolExecutor, plan: Plan, device: torch.device, usable: list[native.Pack]
+    pool: ThreadPoolExecutor,
+    plan: Plan,
+    device: torch.device,
+    usable: list[native.Pack],
 ) -> dict[str, Callable[[], Launcher]]:
     """What returns each launcher, by `Choice.key`: loaded here, or compiling in the pool."""
     plan.native = packs.load(usable, plan.op, plan.dims, plan.choices, device)
@@ -223,5 +238,5 @@ def _compile(
     if choice.config is None:
         return partial(launch.interpret, plan.op)
     specialised = launch.generate(plan.op, plan.dims, choice.config)
-    built = pool.submit(launch.build, specialised, device)
+    built = pool.submit(launch.build, specialised, device, _pdl)
     return lambda: launch.launcher(plan.op, built.result())

@@ -176,6 +176,20 @@ def test_the_table_names_the_launcher(mock, pack_path, compiled):
     assert {row[report.HEADER.index("launcher")] for row in rows} == {"pack"}
 
 
+@pytest.mark.parametrize("on", [False, True])
+def test_the_switch_of_pdl_reaches_both_kinds_of_launcher(
+    on, mock, pack_path, compiled, monkeypatch
+):
+    told = []
+    monkeypatch.setattr(plan, "_pdl", True)
+    monkeypatch.setattr(native, "set_pdl", told.append)
+    monkeypatch.setattr(launch, "build", lambda *args: told.append(args[-1]))
+    plan.use_pdl(on)
+    prepare(WRITE)
+    assert len(told) > 1
+    assert set(told) == {on}
+
+
 @pytest.mark.parametrize("traced", [False, True])
 def test_a_layer_calls_the_dispatcher_unless_it_is_traced(
     traced, mock, pack_path, compiled, monkeypatch

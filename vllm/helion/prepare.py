@@ -34,10 +34,11 @@ def prepare(worker: "Worker") -> None:
             architecture = worker.vllm_config.model_config.architecture
             logger.info("Helion: %s runs stock: not a Qwen3 decoder", architecture)
         return
-    from helion_kernels import OPS, native, plan
+    from helion_kernels import OPS, plan
     from vllm.helion import stock, switches
 
     stock.register()
+    plan.use_pdl(switches.pdl())
     start = time.perf_counter()
     calls = [call for layer in layers for call in layer.calls]
     max_num_tokens = worker.vllm_config.scheduler_config.max_num_batched_tokens
@@ -48,7 +49,6 @@ def prepare(worker: "Worker") -> None:
         progress=_progress() if worker.device.type == "cuda" else lambda done, total: None,
         pack_folders=[switches.cache_folder()],
     )
-    native.set_pdl(switches.pdl())
     # A compiled graph is cached on disk, and the next process may have other packs.
     traced = worker.vllm_config.compilation_config.mode != CompilationMode.NONE
     for call, plan_id in zip(calls, ids, strict=True):
