@@ -43,6 +43,11 @@ def register_stock(op_name: str, function: launch.Launcher) -> None:
     _stock[op_name] = function
 
 
+def stock() -> dict[str, launch.Launcher]:
+    """op name -> stock function, where there is one."""
+    return dict(_stock)
+
+
 def run(op: Op, plan_id: int, args: tuple[Any, ...]) -> None:
     """Launch op for args; num_tokens is the first output's first dimension.
 
