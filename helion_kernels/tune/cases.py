@@ -45,8 +45,8 @@ def cases(
 ) -> list[Case]:
     """Each (op, dims) of the layers' calls (`qwen3.calls`) at each num_tokens, first things first.
 
-    Ordered by tier, rare calls last; in a tier by the weight of (op, dims), so that the configs of one are compiled
-    together; then by num_tokens.
+    Ordered by tier, rare calls last; in a tier by the weight of (op, dims), so that the configs of
+    one are compiled together; then by num_tokens.
     """
     counted = Counter((name, tuple(dims)) for name, dims in calls)
     found: list[tuple[int, float, Case]] = []

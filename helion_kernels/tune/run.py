@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from helion_kernels import select
@@ -22,8 +23,12 @@ from helion_kernels.tune.search import search
 from helion_kernels.tune.seeds import seeds
 
 FINALISTS = 6
-MERGING = 0.05
-"""Share of the budget kept for timing winners at neighbouring buckets."""
+BASE_S = 1.5
+"""Seconds that each case gets before the rest is divided by weight: its seeds and a few more. Until
+small spaces, tried in whole, have shown how long they take here."""
+MERGING_S, MERGING = 0.2, 0.05
+"""Kept for timing winners at neighbouring buckets: seconds for each case, and at most this share of
+the budget."""
 
 
 @dataclass(frozen=True)
@@ -76,26 +81,37 @@ class Tuning:
         except DeviceLostError as error:
             self.journal.add_broken(error.case.op, error.case.dims, error.config)
             raise
-        done = sum(id_of(case) in self.journal.records for case in self.todo)
-        return Outcome(done, len(self.todo), self.journal.stale, interrupted)
+        return Outcome(self._done(), len(self.todo), self.journal.stale, interrupted)
 
     def _search(self) -> None:
-        rest = [case for case in self.todo if id_of(case) not in self.journal.records]
-        done = len(self.todo) - len(rest)
-        reserve = MERGING * self.budget
-        self._report(done, "")
+        new = [case for case in self.todo if id_of(case) not in self.journal.records]
+        self._report("")
+        self._round(new)
+        # Small spaces leave time over: it goes to those that had too little.
+        records = self.journal.records
+        again = [case for case in new if (r := records.get(id_of(case))) and r.tried < r.space]
+        if len(again) < len(new):
+            self._round(again)
+
+    def _round(self, rest: list[Case]) -> None:
+        """Tune each, dividing the time that is left by weight."""
+        reserve = min(MERGING_S * len(self.todo), MERGING * self.budget)
+        short: list[float] = []
         while rest:
             now = self.device.clock()
             left = self.end - reserve - now
             if left <= 0:
                 return
+            base = min(mean(short or [BASE_S]), left / len(rest))
             share = rest[0].weight / sum(case.weight for case in rest)
-            case = rest.pop(0)
-            record = self._tune(case, now + left * share)
+            allowed = base + (left - base * len(rest)) * share
+            case, *rest = rest
+            record = self._tune(case, now + allowed)
+            if record.tried == record.space:
+                short = [*short[-9:], self.device.clock() - now]
             self.journal.add(record)
             self._save(case.op, case.dims)
-            done += 1
-            self._report(done, _line(case, record))
+            self._report(_line(case, record))
 
     def _tune(self, case: Case, until: float) -> Record:
         space = self._allowed(
@@ -105,8 +121,10 @@ class Tuning:
         with self.device.bench(case) as bench:
             trials = search(bench, space, start, lambda: self.device.clock() >= until, self.rng)
             good = [trial.config for trial in trials if not trial.problem]
-            winners = {key(w) for w in self._winners(case)}
-            finalists = good[:FINALISTS] + [c for c in good[FINALISTS:] if key(c) in winners]
+            others = {key(winner) for winner in self._winners(case)}
+            finalists = good[:FINALISTS] + [c for c in good[FINALISTS:] if key(c) in others]
+            if before := self.journal.records.get(id_of(case)):
+                finalists += [config for config, _ in before.times if config not in finalists]
             times, stock_us = _final(bench, finalists)
             return Record(
                 op=case.op.name,
@@ -115,7 +133,7 @@ class Tuning:
                 times=times,
                 stock_us=stock_us,
                 floor_us=bench.floor_us,
-                tried=len(trials),
+                tried=max(len(trials), before.tried if before else 0),
                 space=len({key(c) for c in [*space, *start]}),
                 provenance=provenance(case.op, self.device),
             )
@@ -164,8 +182,12 @@ class Tuning:
         now = provenance(OPS[record.op], self.device)
         return {**record.provenance, "date": None} == {**now, "date": None}
 
-    def _report(self, done: int, note: str) -> None:
-        self.report(done, len(self.todo), max(0.0, self.end - self.device.clock()), note)
+    def _done(self) -> int:
+        return sum(id_of(case) in self.journal.records for case in self.todo)
+
+    def _report(self, note: str) -> None:
+        left_s = max(0.0, self.end - self.device.clock())
+        self.report(self._done(), len(self.todo), left_s, note)
 
 
 def _final(

@@ -74,7 +74,7 @@ def search(
 ) -> list[Trial]:
     """Every trial made, fastest first, until the time is over or nothing is untried.
 
-    Something that works is looked for even if the time is over.
+    Even if the time is over, a batch is tried to find something that works.
     """
     if not space and not seeds:
         return []
@@ -117,4 +117,4 @@ class _Walk:
         return nsmallest(LEADERS, good, key=lambda trial: trial.us)
 
     def done(self) -> bool:
-        return self.over() and bool(self.leaders())
+        return self.over() and (bool(self.leaders()) or len(self.seen) >= BATCH)

@@ -15,16 +15,15 @@ PER_BUCKET = 4
 
 
 def seeds(case: Case, journal: Journal, gpu: str) -> list[Config]:
-    """The op's rule, today's choice, the best of neighbouring buckets and of the nearest sizes."""
+    """The best of neighbouring buckets, today's choice, the op's rule, the best of like sizes."""
     op, dims, num_tokens = case.op, case.dims, case.num_tokens
-    found = [dict(op.default_config(dims, num_tokens).config)]
+    buckets = [r for r in journal.of(op.name, tuple(dims)) if r.num_tokens != num_tokens]
+    buckets.sort(key=lambda record: abs(math.log(record.num_tokens / num_tokens)))
+    found = [config for record in buckets[:BUCKETS] for config, _ in record.times[:PER_BUCKET]]
     today = select.choose(op, dims, num_tokens, gpu)[-1].config
     if today is not None:
         found.append(dict(today.config))
-    buckets = [r for r in journal.of(op.name, tuple(dims)) if r.num_tokens != num_tokens]
-    buckets.sort(key=lambda record: abs(math.log(record.num_tokens / num_tokens)))
-    for record in buckets[:BUCKETS]:
-        found += [config for config, _ in record.times[:PER_BUCKET]]
+    found.append(dict(op.default_config(dims, num_tokens).config))
     if near := nearest_dims(case, list(journal.records.values())):
         found += [config for config, _ in near.times[:PER_BUCKET]]
     return found
