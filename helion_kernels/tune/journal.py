@@ -57,8 +57,8 @@ class Journal:
         self.path = path
         self.records: dict[Id, Record] = {}
         self.broken: set[tuple[str, tuple[Any, ...], str]] = set()
-        self.stale = 0
-        """Records of other versions of kernels or tools: they are measured again."""
+        self.stale: set[Id] = set()
+        """Measured with other versions of kernels or tools: they are measured again."""
         path.parent.mkdir(parents=True, exist_ok=True)
         if resume and path.exists():
             self._read(valid)
@@ -108,5 +108,6 @@ class Journal:
                 continue  # cut off, or damaged: measured again
             if valid(record):
                 self.records[record.id] = record
+                self.stale.discard(record.id)
             else:
-                self.stale += 1
+                self.stale.add(record.id)

@@ -81,7 +81,7 @@ class Tuning:
         except DeviceLostError as error:
             self.journal.add_broken(error.case.op, error.case.dims, error.config)
             raise
-        return Outcome(self._done(), len(self.todo), self.journal.stale, interrupted)
+        return Outcome(self._done(), len(self.todo), len(self.journal.stale), interrupted)
 
     def _search(self) -> None:
         new = [case for case in self.todo if id_of(case) not in self.journal.records]
