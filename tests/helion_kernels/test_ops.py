@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every op, interpreted, against its float64 reference on open-ended inputs.
 
-The bounds stand in benchmarks/accuracy.py; outputs are poisoned before every call.
+The bounds stand in helion_kernels/accuracy.py; outputs are poisoned before every call.
 """
 
 import pytest
