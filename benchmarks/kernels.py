@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Times every op against stock on a GPU, or searches for better configs.
+"""Times every op against stock on a GPU.
 
     python -m benchmarks.kernels --models 8b --tokens 1,16,64,512 --out out.json
-    python -m benchmarks.kernels --sweep --ops scaled_mm --models 8b --minutes 3 --configs out/
 
 Each arm is timed in one CUDA graph over rotating buffers (`timing`), arms interleaved. "floor" is
 the time that the op's bytes or operations need at the rates measured in the same run, "share" the
@@ -17,12 +16,11 @@ from typing import Any
 
 import torch
 
-from benchmarks import environment, stock, timing
-from benchmarks.accuracy import expect, fresh_outputs, problems
-from helion_kernels import OPS, plan
+from benchmarks import environment, stock
+from helion_kernels import OPS, plan, timing
+from helion_kernels.accuracy import expect, fresh_outputs, problems
 from helion_kernels.op import Op
 from helion_kernels.qwen3 import MODELS, dims_of
-from helion_kernels.sample import Random
 
 TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 2048, 8192)
 
@@ -39,13 +37,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, help="JSON file for everything measured")
     p.add_argument("--rounds", type=int, default=15, help="replays of each arm; 15")
     p.add_argument("--inductor", action="store_true", help="time torch.compile's arms too (slow)")
-    p.add_argument("--sweep", action="store_true", help="search each op's space instead")
-    p.add_argument("--minutes", type=float, default=10.0, help="budget of the sweep; 10")
-    p.add_argument("--configs", type=Path, help="folder for the configs that the sweep finds")
-    p.add_argument(
-        "--allow-stock", action="store_true", help='the sweep may write "stock" where it wins'
-    )
-    p.add_argument("--workers", type=int, default=None, help="compiler processes of the sweep")
     return p
 
 
@@ -79,16 +70,6 @@ def cases(ops: list[str], models: list[str]) -> list[tuple[Op, tuple[Any, ...]]]
     return [(OPS[name], OPS[name].dims(*dims)) for name, dims in ordered]
 
 
-def make_sets(
-    op: Op, dims: tuple[Any, ...], num_tokens: int, l2: int
-) -> tuple[list[tuple[Any, ...]], bool]:
-    """Sets of random arguments that rotate through the L2 cache, and whether they exceed it."""
-    size = op.bytes_moved(dims, num_tokens)
-    count = timing.sets_needed(size, l2)
-    sets = [op.sample(dims, num_tokens, Random("cuda", seed)) for seed in range(count)]
-    return sets, timing.is_cold(size, count, l2)
-
-
 def compare(
     op: Op,
     dims: tuple[Any, ...],
@@ -100,7 +81,7 @@ def compare(
 ) -> Iterator[dict[str, Any]]:
     """A row per arm; ours first, checked against the reference."""
     l2 = torch.cuda.get_device_properties(0).L2_cache_size
-    sets, cold = make_sets(op, dims, num_tokens, l2)
+    sets, cold = timing.make_sets(op, dims, num_tokens, l2)
     call = getattr(torch.ops.helion_kernels, op.name)
     wrong = check(op, sets[0], lambda *args: call(*args, plan=plan_id))
     binds: dict[str, stock.Arm] = {"ours": lambda *args: lambda: call(*args, plan=plan_id)}
@@ -220,12 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("benchmarks.kernels needs a GPU, and PyTorch sees none")
         return 2
     document: dict[str, Any] = {"environment": environment.describe()}
-    if options.sweep:
-        from benchmarks import sweep
-
-        sweep.run(options, document)
-    else:
-        run_comparison(options, document)
+    run_comparison(options, document)
     write(options.out, document)
     return 0
 

@@ -223,8 +223,8 @@ def gemm_space(n: int, k: int, num_tokens: int, block_k: int | None = 128) -> li
                     for stages in (3, 4, 5, 6, 8, 10, 12):
                         shared = (block_m + block_n) * tile_k * stages
                         threads = block_m * block_n // (32 * warps)
-                        # From 64 rows on it is a WGMMA, which loses 2^-9 of a sum of 256 products of
-                        # one sign, 2^-10 of one of 128 (tests/gpu, test_accumulation).
+                        # From 64 rows on it is a WGMMA: of a sum of 256 products of one sign it
+                        # loses more than the 2^-10 of tests/gpu (test_accumulation).
                         exact = block_m < 64 or tile_k <= 128
                         if exact and shared <= 227 * 1024 and 2 <= threads <= 128:
                             step = None if block_k is None else tile_k

@@ -62,6 +62,11 @@ def use_pdl(on: bool) -> None:
     _pdl = on
 
 
+def stock() -> dict[str, Launcher]:
+    """op name -> stock function, where there is one."""
+    return dict(_stock)
+
+
 def run(op: Op, plan_id: int, args: tuple[Any, ...]) -> None:
     """Launch op for args; num_tokens is the first output's first dimension.
 

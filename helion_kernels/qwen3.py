@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sizes of the dense Qwen3 models, and the op calls that one decoder layer makes of them."""
 
+import json
+from pathlib import Path
 from typing import Any, NamedTuple
 
 
@@ -22,6 +24,30 @@ MODELS = {
     "14b": Sizes(5120, 17408, 40, 8),
     "32b": Sizes(5120, 25600, 64, 8),
 }
+
+
+def read(checkpoint: str | Path) -> tuple[Sizes, bool]:
+    """Sizes of a checkpoint folder, from its config.json, and whether its scales are per block.
+
+    Raises OSError where there is none, and ValueError for another model than Qwen3.
+    """
+    path = Path(checkpoint) / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if config["model_type"] != "qwen3":
+            raise ValueError(f"a {config['model_type']} model; qwen3 is what we serve")
+        heads = config["num_attention_heads"], config["num_key_value_heads"]
+        sizes = Sizes(
+            config["hidden_size"], config["intermediate_size"], *heads, config.get("head_dim", 128)
+        )
+        quantization = config.get("quantization_config") or {}
+        return sizes, bool(quantization.get("weight_block_size"))
+    except FileNotFoundError:
+        raise OSError(f"{path}: no such file; name a checkpoint folder") from None
+    except KeyError as error:
+        raise ValueError(f"{path}: has no {error}") from None
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def calls(sizes: Sizes, block: bool, tp: int = 1) -> list[tuple[str, tuple[Any, ...]]]:

@@ -2,17 +2,20 @@
 """Which config serves an (op, static dims) at which num_tokens, and why.
 
 Tuned configs are data: `configs/<gpu>/<op>.json`, shipped, or the user's under
-`$HELION_KERNELS_CONFIG_DIR` (which come first). A file holds `provenance` and `entries`, each:
+`$HELION_KERNELS_CONFIG_DIR`. A file holds `entries`, each:
 
-    {"dims": {"n": 6144, "k": 4096}, "upto": 16, "config": {...} or "stock", "us": 11.4}
+    {"dims": {"n": 6144, "k": 4096}, "upto": 16, "config": {...} or "stock", "us": 11.4, ...}
 
-`upto` is the largest num_tokens that the entry serves. Order of preference: tuned for these dims,
-tuned for the nearest dims, the op's own rule (`Op.default_config`).
+`upto` is the largest num_tokens that the entry serves; what else an entry holds is its provenance
+(`tune.entries`). Order of preference: the user's for these dims, the shipped ones, those of the
+nearest dims, the same of the nearest GPU, the op's own rule (`Op.default_config`). Each serves what
+the ones before it end below.
 """
 
 import json
 import math
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,6 +26,14 @@ from helion_kernels.op import CONFIG_KEYS, Config, Op
 SHIPPED = Path(__file__).parent / "configs"
 DEFAULT_BUCKETS = (16, 32, 64, 256)
 """Bounds at which the ops' own rules may change; everything above the last is one bucket."""
+SATURATED = 2048
+"""A config tuned for so many tokens serves any number beyond: the GPU is full."""
+RELATIVES = (
+    ("h100", "h800", "h20", "h200", "gh200", "b100", "b200", "gb200", "b300", "gb300"),
+    ("l4", "l20", "l40", "l40s"),
+)
+"""GPUs in the order of their architectures, by shared memory (227 and 99 KiB for a block), which
+decides whether a config fits at all."""
 
 
 class ConfigError(ValueError):
@@ -32,7 +43,8 @@ class ConfigError(ValueError):
 @dataclass(frozen=True)
 class Choice:
     source: str
-    """exact (tuned for these dims), nearest (for similar ones), default (a rule), interpreter."""
+    """exact (tuned for these dims here), nearest (similar dims or GPU), default (a rule),
+    interpreter."""
     config: Config | None
     """None: stock, or an interpreter that needs none."""
     upto: int
@@ -42,6 +54,15 @@ class Choice:
     def key(self) -> str:
         """Equal for choices that can share a launcher."""
         return "stock" if self.config is None else json.dumps(self.config, sort_keys=True)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """Entries of one (op, dims), and where they come from."""
+
+    source: str
+    reason: str
+    entries: list[dict[str, Any]]
 
 
 def slug(gpu: str) -> str:
@@ -61,14 +82,18 @@ def choose(
 
     Raises ConfigError for a file that is damaged or names a config that the op cannot have.
     """
-    entries, source, reason = _tuned(op, dims, slug(gpu))
-    if entries:
-        choices = [_tuned_choice(op, dims, entry, source, reason, stock) for entry in entries]
-    else:
-        bounds = (*DEFAULT_BUCKETS, max_num_tokens)
-        choices = [
-            Choice("default", op.default_config(dims, bound), bound, reason) for bound in bounds
-        ]
+    choices: list[Choice] = []
+    served = 0
+    for layer in _layers(op, tuple(dims), slug(gpu)):
+        fresh = [entry for entry in layer.entries if entry["upto"] > served]
+        choices += [_tuned_choice(op, dims, entry, layer, stock) for entry in fresh]
+        served = max([served, *(entry["upto"] for entry in fresh)])
+        if served >= min(max_num_tokens, SATURATED):
+            return _merge(choices, max_num_tokens)
+    why = "nothing tuned for such sizes" if not served else f"tuned for up to {served} tokens only"
+    why += f" on {slug(gpu)}"
+    bounds = [bound for bound in (*DEFAULT_BUCKETS, max_num_tokens) if bound > served]
+    choices += [Choice("default", op.default_config(dims, bound), bound, why) for bound in bounds]
     return _merge(choices, max_num_tokens)
 
 
@@ -89,37 +114,48 @@ def _tuned_choice(
     op: Op,
     dims: tuple[Any, ...],
     entry: dict[str, Any],
-    source: str,
-    reason: str,
+    layer: _Layer,
     stock: frozenset[str],
 ) -> Choice:
     if entry["config"] != "stock":
-        return Choice(source, entry["config"], entry["upto"], reason)
+        return Choice(layer.source, entry["config"], entry["upto"], layer.reason)
     if op.name in stock:
-        return Choice(source, None, entry["upto"], f"{reason}: stock is faster here")
+        return Choice(layer.source, None, entry["upto"], f"{layer.reason}: stock is faster here")
     config = op.default_config(dims, entry["upto"])
     return Choice("default", config, entry["upto"], "stock is faster, but there is none here")
 
 
-def _tuned(op: Op, dims: tuple[Any, ...], gpu: str) -> tuple[list[dict[str, Any]], str, str]:
-    """(entries, source, reason): the entries tuned for dims, or for the nearest dims."""
-    by_dims: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for directory in (os.environ.get("HELION_KERNELS_CONFIG_DIR"), SHIPPED):
-        if directory is None:
+def _layers(op: Op, dims: tuple[Any, ...], gpu: str) -> Iterator[_Layer]:
+    """The best source first."""
+    roots = [Path(root) for root in (os.environ.get("HELION_KERNELS_CONFIG_DIR"), SHIPPED) if root]
+    relative = _nearest_gpu(gpu, [path.name for root in roots for path in root.glob("*")])
+    for name, note in ((gpu, ""), (relative, ", the nearest GPU with configs")):
+        if name is None:
             continue
-        for key, entries in _load(Path(directory) / gpu / f"{op.name}.json", op).items():
-            by_dims.setdefault(key, entries)
-    if not by_dims:
-        return [], "default", f"no tuned configs for {gpu}"
-    if tuple(dims) in by_dims:
-        return by_dims[tuple(dims)], "exact", f"tuned on {gpu}"
-    nearest = min(by_dims, key=lambda other: _distance(tuple(dims), other))
-    if _distance(tuple(dims), nearest) > math.log(2.0):
-        return [], "default", f"nothing tuned near {tuple(dims)} on {gpu}"
-    return by_dims[nearest], "nearest", f"tuned for {nearest} on {gpu}"
+        tables = [_load(root / name / f"{op.name}.json", op) for root in roots]
+        for table in tables:
+            if dims in table:
+                yield _Layer("nearest" if note else "exact", f"tuned on {name}{note}", table[dims])
+        near = sorted({other for table in tables for other in table if other != dims})
+        nearest = min(near, key=lambda other: distance(dims, other), default=None)
+        if nearest is not None and distance(dims, nearest) <= math.log(2.0):
+            reason = f"tuned for {nearest} on {name}{note}"
+            for table in tables:
+                if nearest in table:
+                    yield _Layer("nearest", reason, table[nearest])
 
 
-def _distance(a: tuple[Any, ...], b: tuple[Any, ...]) -> float:
+def _nearest_gpu(gpu: str, have: Sequence[str]) -> str | None:
+    """Of the GPUs in have, the one whose configs fit gpu and whose architecture is nearest."""
+    for family in ([f"nvidia_{name}" for name in names] for names in RELATIVES):
+        if gpu in family:
+            others = [name for name in have if name in family and name != gpu]
+            place = family.index(gpu)
+            return min(others, key=lambda name: abs(family.index(name) - place), default=None)
+    return None
+
+
+def distance(a: tuple[Any, ...], b: tuple[Any, ...]) -> float:
     """Largest ratio of two sizes, as a logarithm; a differing flag makes dims incomparable."""
     worst = 0.0
     for x, y in zip(a, b, strict=True):

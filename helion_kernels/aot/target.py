@@ -28,6 +28,19 @@ class Target:
     memory: int
     l2: int
 
+    @classmethod
+    def present(cls) -> "Target":
+        """The current device."""
+        device = torch.cuda.get_device_properties(torch.cuda.current_device())
+        return cls(
+            device.name,
+            (device.major, device.minor),
+            device.multi_processor_count,
+            device.shared_memory_per_block_optin,  # type: ignore[attr-defined]
+            device.total_memory,
+            device.L2_cache_size,
+        )
+
     @property
     def sm(self) -> int:
         return 10 * self.capability[0] + self.capability[1]

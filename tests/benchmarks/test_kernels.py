@@ -1,14 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parts of benchmarks.kernels that need no GPU."""
 
-import argparse
-import json
-
 import pytest
 
-from benchmarks import configs, kernels, stock, sweep, timing
-from benchmarks.configs import Found
-from helion_kernels import OPS, select
+from benchmarks import kernels, stock
+from helion_kernels import OPS, timing
 from helion_kernels.qwen3 import MODELS, dims_of
 
 L2 = 50 << 20
@@ -117,64 +113,3 @@ def test_stock_is_skipped_with_a_note_where_there_is_none(monkeypatch):
 
 def test_every_op_has_a_stock_arm():
     assert set(stock._CSRC) == set(OPS)
-
-
-# -- configs
-
-
-def test_merge_joins_neighbours_only():
-    a, b = {"num_warps": 4}, {"num_warps": 8}
-    found = [Found(64, a, 2.0), Found(1, a, 1.0), Found(128, b, 3.0), Found(512, a, 4.0)]
-    assert [(f.upto, f.config) for f in configs.merge(found)] == [(64, a), (128, b), (512, a)]
-
-
-def test_stock_only_where_it_wins_by_more_than_noise():
-    ours = Found(16, {"num_warps": 4}, 10.0)
-    assert ours.or_stock({}) is ours
-    assert ours.or_stock({"cutlass": 9.9}) is ours
-    assert ours.or_stock({"cutlass": 9.0, "deepgemm": 8.0}) == Found(16, "stock", 8.0)
-
-
-def test_saved_configs_are_what_select_reads(tmp_path, monkeypatch):
-    monkeypatch.setenv("HELION_KERNELS_CONFIG_DIR", str(tmp_path))
-    monkeypatch.setattr(select, "SHIPPED", tmp_path / "none")
-    select._load.cache_clear()
-    op = OPS["scaled_mm"]
-    path = tmp_path / "nvidia_h100" / "scaled_mm.json"
-    first, second = op.dims(6144, 4096), op.dims(4096, 4096)
-    best = {m: dict(op.default_config(first, m).config) for m in (16, 8192)}
-    found = [Found(16, best[16], 11.0), Found(8192, best[8192], 900.0)]
-    configs.save(path, op, first, [Found(16, "stock", 1.0)], {"date": "2020-01-01"})
-    configs.save(path, op, second, found, {"date": "2020-01-01"})
-    configs.save(path, op, first, found, {"date": "2020-01-02"})
-    document = json.loads(path.read_text())
-    assert document["provenance"] == {"date": "2020-01-02"}
-    assert len(document["entries"]) == 4
-    for dims in (first, second):
-        choices = select.choose(op, dims, 8192, "NVIDIA H100 80GB HBM3")
-        assert [(c.source, c.upto) for c in choices] == [("exact", 16), ("exact", 8192)]
-        assert choices[0].config == op.default_config(dims, 16)
-    select._load.cache_clear()
-
-
-# -- the sweep
-
-
-def test_workers_compile_without_a_gpu():
-    op = OPS["dynamic_per_token_scaled_fp8_quant"]
-    config = dict(op.default_config(op.dims(1024), 16).config)
-    source = sweep.compile_config(op.name, (1024,), config)
-    assert "def kernel(" in source
-
-
-def test_candidates_hold_the_default_and_the_space_once():
-    op = OPS["scaled_mm"]
-    dims = op.dims(6144, 4096)
-    keys = {sweep._key(c) for c in sweep._candidates(op, dims, 16)}
-    assert sweep._key(op.default_config(dims, 16)) in keys
-    assert len(keys) >= len(op.space(dims, 16))
-
-
-def test_provenance_names_the_method():
-    options = argparse.Namespace(minutes=3.0)
-    assert "reference" in sweep._provenance({"gpu": "x"}, options)["method"]

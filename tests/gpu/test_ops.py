@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.accuracy import expect, fresh_outputs, problems
 from helion_kernels import OPS, plan
+from helion_kernels.accuracy import expect, fresh_outputs, problems
 from helion_kernels.op import Op
 from helion_kernels.qwen3 import MODELS, dims_of
 from helion_kernels.sample import POISON, Random

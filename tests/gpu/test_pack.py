@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.accuracy import fresh_outputs
 from helion_kernels import OPS, launch, native, packs, plan, select
+from helion_kernels.accuracy import fresh_outputs
 from helion_kernels.op import Op
 from helion_kernels.sample import Random
 

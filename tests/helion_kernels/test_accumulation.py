@@ -7,8 +7,8 @@ leave the tensor core every K tile (2^-10; tests/gpu/test_ops.py). Neither grows
 import pytest
 import torch
 
-from benchmarks.accuracy import expect, fresh_outputs, problems
 from helion_kernels import OPS
+from helion_kernels.accuracy import expect, fresh_outputs, problems
 from helion_kernels.sample import Random
 
 NAMES = ["scaled_mm", "scaled_mm_blockwise"]

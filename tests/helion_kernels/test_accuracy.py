@@ -4,8 +4,8 @@
 import pytest
 import torch
 
-from benchmarks.accuracy import copy_of, expect, fresh_outputs, problems
 from helion_kernels import OPS
+from helion_kernels.accuracy import copy_of, expect, fresh_outputs, problems
 from helion_kernels.fp8 import FP8
 from helion_kernels.sample import Random
 

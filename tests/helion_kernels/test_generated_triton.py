@@ -61,7 +61,7 @@ def run(asked):
 def wrong():
     """What is wrong, by op: one process for all, since importing takes longest."""
     asked = [
-        [name, list(DIMS[name]), num_tokens, dict(config.config)]
+        [name, list(DIMS[name]), num_tokens, dict(config)]
         for name in OPS
         for num_tokens, config in cases(name)
     ]

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.accuracy import expect, fresh_outputs, problems
 from helion_kernels import OPS
+from helion_kernels.accuracy import expect, fresh_outputs, problems
 from helion_kernels.sample import Random
 
 OP = OPS["fused_qk_norm_rope_kv_write"]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every op, interpreted, against its float64 reference on open-ended inputs.
 
-The bounds stand in benchmarks/accuracy.py; outputs are poisoned before every call.
+The bounds stand in helion_kernels/accuracy.py; outputs are poisoned before every call.
 """
 
 import pytest
@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.accuracy import expect, fresh_outputs, problems
 from helion_kernels import OPS
+from helion_kernels.accuracy import expect, fresh_outputs, problems
 from helion_kernels.fp8 import FP8, MIN_TOKEN_SCALE
 from helion_kernels.sample import Random
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks.accuracy import expect, fresh_outputs, problems
 from helion_kernels import OPS, launch, plan, registry
+from helion_kernels.accuracy import expect, fresh_outputs, problems
 from helion_kernels.sample import Random
 
 CPU = torch.device("cpu")

@@ -29,8 +29,8 @@ def folders(tmp_path, monkeypatch, no_plans):
     monkeypatch.setenv("HELION_KERNELS_CONFIG_DIR", str(tmp_path / "user"))
     monkeypatch.setattr(select, "SHIPPED", tmp_path / "shipped")
 
-    def write(which, content, op=OP):
-        path = tmp_path / which / select.slug(GPU) / f"{op.name}.json"
+    def write(which, content, op=OP, gpu=GPU):
+        path = tmp_path / which / select.slug(gpu) / f"{op.name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, bytes):
             path.write_bytes(content)
@@ -45,8 +45,8 @@ def folders(tmp_path, monkeypatch, no_plans):
     return write
 
 
-def choose(dims=DIMS, most=8192, stock=(), op=OP):
-    return select.choose(op, dims, most, GPU, frozenset(stock))
+def choose(dims=DIMS, most=8192, stock=(), op=OP, gpu=GPU):
+    return select.choose(op, dims, most, gpu, frozenset(stock))
 
 
 def test_slug_names_the_gpu_without_memory_and_form_factor():
@@ -85,7 +85,7 @@ def test_last_bucket_reaches_to_max_num_tokens_and_no_bucket_lies_beyond(folders
 
 def test_nearest_dims_within_a_factor_of_two(folders):
     folders("shipped", [entry(64, config(), n=4096), entry(64, config(64), n=9000)])
-    (choice,) = choose()
+    (choice,) = choose(most=64)
     assert choice.source == "nearest"
     assert choice.config == config(64)
     assert "9000" in choice.reason
@@ -120,6 +120,46 @@ def test_stock_where_there_is_one(folders):
     assert without[0].config == OP.default_config(DIMS, 64)
     assert without[0].source == "default"
     assert "stock" in without[0].reason
+
+
+def test_what_is_tuned_for_few_tokens_does_not_serve_many(folders):
+    """A tuning that was cut short: the next best source serves what is above."""
+    folders("user", [entry(16, config(16))])
+    folders("shipped", [entry(64, config(64)), entry(512, config(128))])
+    choices = choose()
+    assert [(c.source, c.upto) for c in choices[:3]] == [
+        ("exact", 16),
+        ("exact", 64),
+        ("exact", 512),
+    ]
+    assert choices[0].config == config(16)
+    assert choices[-1].source == "default"
+    assert "512" in choices[-1].reason
+    assert [c.source for c in choose(most=512)] == ["exact"] * 3
+    folders("shipped", [entry(select.SATURATED, config(128))])
+    select._load.cache_clear()
+    assert {c.source for c in choose(most=1 << 20)} == {"exact"}
+
+
+def test_the_nearest_gpu_that_configs_fit(folders):
+    folders("shipped", [entry(8192, config(64))], gpu="NVIDIA H100 80GB HBM3")
+    folders("shipped", [entry(8192, config(16))], gpu="NVIDIA L4")
+    folders("shipped", [entry(8192, config(128))], gpu="NVIDIA B200")
+    for gpu, m in (("NVIDIA H200", 64), ("NVIDIA GB200", 128), ("NVIDIA L40S", 16)):
+        (choice,) = choose(gpu=gpu)
+        assert choice.source == "nearest"
+        assert choice.config == config(m)
+        assert "the nearest GPU with configs" in choice.reason
+    assert "nvidia_h100" in choose(gpu="NVIDIA H200")[0].reason
+    assert {c.source for c in choose(gpu="NVIDIA A100-SXM4-80GB")} == {"default"}
+
+
+def test_own_configs_before_those_of_another_gpu(folders):
+    folders("shipped", [entry(8192, config(64))])
+    folders("user", [entry(64, config(16))], gpu="NVIDIA H200")
+    choices = choose(gpu="NVIDIA H200")
+    assert [(c.source, c.upto) for c in choices] == [("exact", 64), ("nearest", 8192)]
+    assert choices[1].config == config(64)
 
 
 DAMAGED = {

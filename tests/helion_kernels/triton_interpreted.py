@@ -18,8 +18,8 @@ import triton.language as tl
 from triton.language.extra import libdevice
 from triton.runtime import interpreter
 
-from benchmarks.accuracy import expect, fresh_outputs, problems
 from helion_kernels import OPS, launch
+from helion_kernels.accuracy import expect, fresh_outputs, problems
 from helion_kernels.aot.target import TARGETS, pretend
 from helion_kernels.sample import Random
 

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """`vllm helion status`: what would run on this machine, for which model, and why.
-`vllm helion pack`: compile it now, so that no start of the engine has to."""
+`vllm helion tune`: find faster configs. `vllm helion pack`: compile them ahead of time."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm.entrypoints.cli.types import CLISubcommand
+from vllm.helion import switches
 
 if TYPE_CHECKING:
     from helion_kernels.qwen3 import Sizes
@@ -28,6 +30,12 @@ PACK_EPILOG = """examples:
   vllm helion status --model Qwen/Qwen3-8B-FP8           shows `pack` for what came from packs
 A new pack of an architecture replaces the one in its folder: name all its models at once.
 """
+TUNE_EPILOG = """examples:
+  vllm helion tune --model Qwen/Qwen3-8B-FP8                  15 minutes
+  vllm helion tune --model ./my-qwen3-fp8 -tp 2 --gpu-minutes 5
+  vllm helion tune --model ./my-qwen3-fp8 -tp 2 --resume      go on where that stopped
+  vllm helion tune --model 8b 32b --format block --dry-run    the cases in their order
+"""
 
 
 class HelionSubcommand(CLISubcommand):
@@ -41,15 +49,17 @@ class HelionSubcommand(CLISubcommand):
             status(args)
         elif args.helion_command == "pack":
             pack(args)
+        elif args.helion_command == "tune":
+            tune(args)
         else:
             args.helion_help()
 
     def subparser_init(self, subparsers: argparse._SubParsersAction) -> "FlexibleArgumentParser":
         parser = subparsers.add_parser(
             self.name,
-            help="Show which Helion kernels serve a model, and compile them ahead of time.",
+            help="Show which Helion kernels serve a model, and why; tune and compile them.",
             description=DESCRIPTION,
-            usage="vllm helion {status,pack} [options]",
+            usage="vllm helion {status,tune,pack} [options]",
         )
         parser.set_defaults(helion_help=parser.print_help)
         commands = parser.add_subparsers(dest="helion_command")
@@ -67,6 +77,19 @@ class HelionSubcommand(CLISubcommand):
         )
         _add_common(add)
         add.add_argument("--max-num-batched-tokens", type=int, default=8192, metavar="N")
+
+        add = commands.add_parser(
+            "tune",
+            help="Find the fastest configs for a model on this GPU, within a budget of minutes.",
+            epilog=TUNE_EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            usage="vllm helion tune --model MODEL [options]",
+        )
+        if "tune" in sys.argv:  # importing the kernels takes seconds: not for `vllm --help`
+            from helion_kernels.tune import cli
+
+            add.description = cli.DESCRIPTION
+            cli.add_arguments(add, Path(switches.config_dir()))
 
         add = commands.add_parser(
             "pack",
@@ -109,7 +132,7 @@ def status(args: argparse.Namespace) -> None:
 
     import helion_kernels
     from helion_kernels import plan, qwen3
-    from vllm.helion import build, report, served, stock, switches
+    from vllm.helion import build, report, served, stock
     from vllm.plugins import load_general_plugins
     from vllm.version import __version__
 
@@ -172,19 +195,33 @@ def pack(args: argparse.Namespace) -> None:
         raise SystemExit(f"vllm helion pack: {error}") from None
 
 
+def tune(args: argparse.Namespace) -> None:
+    """Tune, with stock's kernels timed beside ours."""
+    from helion_kernels import plan
+    from helion_kernels.tune import cli
+    from vllm.helion import stock
+    from vllm.plugins import load_general_plugins
+
+    load_general_plugins()
+    stock.register()
+    raise SystemExit(cli.run(args, plan.stock(), _read))
+
+
 def _model(model: str | None, format: str | None) -> "tuple[str, Sizes, bool]":
     """(name, sizes, block scales?) of a checkpoint, or in format; Qwen3-8B without one."""
-    from helion_kernels.qwen3 import MODELS, Sizes
+    from helion_kernels.qwen3 import MODELS
 
-    if model is None:
-        return "Qwen3-8B", MODELS["8b"], format == "block"
-    from transformers import AutoConfig
+    sizes, block = (MODELS["8b"], False) if model is None else _read(model)
+    name = model or "Qwen3-8B"
+    return name, sizes, format == "block" if format else block
 
-    config = AutoConfig.from_pretrained(model)
-    if config.model_type != "qwen3":
-        raise ValueError(f"{model} is a {config.model_type} model; qwen3 is what we serve")
-    quantization = getattr(config, "quantization_config", None) or {}
-    heads = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-    sizes = Sizes(config.hidden_size, config.intermediate_size, *heads)
-    block = format == "block" if format else bool(quantization.get("weight_block_size"))
-    return model, sizes, block
+
+def _read(model: str) -> "tuple[Sizes, bool]":
+    """Sizes and kind of scales of a checkpoint folder or of a model on the hub."""
+    from helion_kernels import qwen3
+
+    if Path(model).is_dir():
+        return qwen3.read(model)
+    from transformers.utils import cached_file
+
+    return qwen3.read(Path(cached_file(model, "config.json")).parent)

@@ -2,6 +2,7 @@
 """After loading, before profiling and capture: a launcher for every call of the model."""
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,8 +29,16 @@ def prepare(worker: "Worker") -> None:
     from vllm.helion import report
 
     layers = layers_of(worker.model_runner.get_model())
+    config = worker.vllm_config
+    log = partial(
+        report.log,
+        layers,
+        served.refusals(),
+        config.model_config.model,
+        config.parallel_config.tensor_parallel_size,
+    )
     if not layers:
-        report.log(layers, served.refusals())
+        log()
         if not served.refusals():
             architecture = worker.vllm_config.model_config.architecture
             logger.info("Helion: %s runs stock: not a Qwen3 decoder", architecture)
@@ -57,7 +66,7 @@ def prepare(worker: "Worker") -> None:
         else:
             call.function, call.plan = plan.entry(plan_id)
     logger.info("Helion: launchers ready in %.1f s", time.perf_counter() - start)
-    report.log(layers, served.refusals())
+    log()
 
 
 def _progress():  # type: ignore[no-untyped-def]

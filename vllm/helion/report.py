@@ -47,7 +47,12 @@ def render(header: tuple[str, ...], table: list[tuple[str, ...]]) -> str:
     )
 
 
-def log(layers: "list[HelionDecoderLayer]", refusals: dict[str, list[str]]) -> None:
+def log(
+    layers: "list[HelionDecoderLayer]",
+    refusals: dict[str, list[str]],
+    model: str,
+    tp: int,
+) -> None:
     """The start-up table. Never silent: without a served layer the log says so, and why."""
     for reason, prefixes in refusals.items():
         others = f" and {len(prefixes) - 1} more" if len(prefixes) > 1 else ""
@@ -64,5 +69,11 @@ def log(layers: "list[HelionDecoderLayer]", refusals: dict[str, list[str]]) -> N
         build.fingerprint(),
         render(HEADER, rows(PLANS)),
     )
-    if any(choice.source == "default" for plan in PLANS for choice in plan.choices):
-        logger.info("Helion: some ops run default configs, not tuned for this GPU and these sizes")
+    sources = {choice.source for plan in PLANS for choice in plan.choices}
+    if sources & {"default", "nearest"}:
+        logger.info(
+            "Helion: some ops are not tuned for this GPU and these sizes; to tune them: "
+            "vllm helion tune --model %s%s",
+            model,
+            f" -tp {tp}" if tp > 1 else "",
+        )

@@ -15,7 +15,7 @@ SWITCHES = {
     ),
     "VLLM_HELION_CONFIG_DIR": (
         "",
-        "your tuned configs; default: helion_configs in vLLM's cache directory",
+        "your tuned configs; default: helion/configs in vLLM's cache directory",
     ),
 }
 
@@ -56,10 +56,14 @@ def cache_folder() -> Path:
     return Path(envs.VLLM_CACHE_ROOT) / "helion"
 
 
-def set_config_dir() -> None:
-    """Point the kernels at the user's tuned configs."""
+def config_dir() -> str:
+    """The folder of the user's tuned configs; `vllm helion tune` writes there."""
     from vllm import envs
 
     own = os.environ.get("VLLM_HELION_CONFIG_DIR")
-    directory = own or os.path.join(envs.VLLM_CACHE_ROOT, "helion_configs")
-    os.environ.setdefault("HELION_KERNELS_CONFIG_DIR", directory)
+    return own or os.path.join(envs.VLLM_CACHE_ROOT, "helion", "configs")
+
+
+def set_config_dir() -> None:
+    """Point the kernels at the user's tuned configs."""
+    os.environ.setdefault("HELION_KERNELS_CONFIG_DIR", config_dir())

@@ -10,8 +10,12 @@ made, and `cold` says whether they exceed the cache.
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+
+from helion_kernels.op import Op
+from helion_kernels.sample import Random
 
 MAX_SETS = 64
 CALLS_US = 400.0
@@ -25,6 +29,16 @@ def sets_needed(bytes_per_set: int, l2: int) -> int:
 
 def is_cold(bytes_per_set: int, sets: int, l2: int) -> bool:
     return bytes_per_set * (sets - 1) > l2
+
+
+def make_sets(
+    op: Op, dims: tuple[Any, ...], num_tokens: int, l2: int
+) -> tuple[list[tuple[Any, ...]], bool]:
+    """Sets of random arguments that rotate through the L2 cache, and whether they exceed it."""
+    size = op.bytes_moved(dims, num_tokens)
+    count = sets_needed(size, l2)
+    sets = [op.sample(dims, num_tokens, Random("cuda", seed)) for seed in range(count)]
+    return sets, is_cold(size, count, l2)
 
 
 def calls_per_graph(sets: int, call_us: float) -> int:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How near an op's outputs must be to its float64 reference. Tests and the sweep share it.
+"""How near an op's outputs must be to its float64 reference.
+
+Tests, benchmarks and the tuner share it.
 
 The bounds, by what is compared:
 

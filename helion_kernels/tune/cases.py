@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is to be tuned, and in which order: what weighs most in a decode step comes first."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from helion_kernels.op import Op
+from helion_kernels.registry import OPS
+
+TOKENS = tuple(2**i for i in range(14))
+"""1 ... 8192; the last serves everything larger."""
+
+TIERS = ((64, 1.0), (512, 0.5), (1 << 62, 0.25))
+"""(largest num_tokens, importance). Servers spend most steps decoding up to some 64 sequences."""
+
+BYTES_PER_US, FLOPS_PER_US, OVERHEAD_US = 3.0e6, 1.4e9, 3.0
+"""An H100's rates and what a kernel needs beyond them, for weights only (docs/performance-log.md).
+
+Their proportion is what counts, and it is alike on all GPUs with FP8.
+"""
+
+RARE = 1 / 32
+"""Weight of calls that are not made in every layer."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One (op, static dims) at one num_tokens."""
+
+    op: Op
+    dims: tuple[Any, ...]
+    num_tokens: int
+    weight: float
+    """Its share of a layer's time at num_tokens, times the importance of num_tokens."""
+
+    def __str__(self) -> str:
+        sizes = "x".join(str(int(size)) for size in self.dims)
+        return f"{self.op.name} {sizes} at {self.num_tokens}"
+
+
+def cases(
+    calls: Iterable[tuple[str, tuple[Any, ...]]], tokens: Sequence[int] = TOKENS
+) -> list[Case]:
+    """Each (op, dims) of the layers' calls (`qwen3.calls`) at each num_tokens, first things first.
+
+    Ordered by tier, rare calls last; in a tier by the weight of (op, dims), so that the configs of
+    one are compiled together; then by num_tokens.
+    """
+    counted = Counter((name, tuple(dims)) for name, dims in calls)
+    found: list[tuple[int, float, Case]] = []
+    for tier, (_, importance) in enumerate(TIERS):
+        inside = [n for n in sorted(set(tokens)) if _tier(n) == tier]
+        shares = {n: _shares(counted, n) for n in inside}
+        for name, dims in counted:
+            weights = {n: importance * shares[n][name, dims] for n in inside}
+            place = tier if _rarity(name, dims) == 1.0 else len(TIERS)
+            found += [
+                (place, -sum(weights.values()), Case(OPS[name], OPS[name].dims(*dims), n, weight))
+                for n, weight in weights.items()
+            ]
+    return [case for _, _, case in sorted(found, key=lambda item: item[:2])]
+
+
+def _tier(num_tokens: int) -> int:
+    return next(i for i, (largest, _) in enumerate(TIERS) if num_tokens <= largest)
+
+
+def _shares(
+    counted: Counter[tuple[str, tuple[Any, ...]]], num_tokens: int
+) -> dict[tuple[str, tuple[Any, ...]], float]:
+    """Share of each (op, dims) in the time of all."""
+    times = {
+        (name, dims): count * _rarity(name, dims) * estimate_us(OPS[name], dims, num_tokens)
+        for (name, dims), count in counted.items()
+    }
+    return {call: us / sum(times.values()) for call, us in times.items()}
+
+
+def estimate_us(op: Op, dims: tuple[Any, ...], num_tokens: int) -> float:
+    """About what a good kernel needs."""
+    sizes = op.dims(*dims)
+    moved = op.bytes_moved(sizes, num_tokens) / BYTES_PER_US
+    return max(moved, op.flops(sizes, num_tokens) / FLOPS_PER_US) + OVERHEAD_US
+
+
+def _rarity(name: str, dims: tuple[Any, ...]) -> float:
+    """The first norm of the model is the only one without a residual, and the rope kernel leaves
+    the KV cache to upstream only where its layout or type is unusual."""
+    return RARE if name == "fused_qk_norm_rope" or dims[-1] is False else 1.0

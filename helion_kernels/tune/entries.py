@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From measurements to the config files that `helion_kernels.select` reads."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from helion_kernels.op import Op
+from helion_kernels.tune.device import STOCK, key
+from helion_kernels.tune.journal import Record
+from helion_kernels.tune.merge import segments
+
+STOCK_MARGIN = 0.98
+"""Stock is chosen where it needs less than this share of our time: less is noise."""
+
+METHOD = (
+    "helion_kernels.tune: seeds, random samples and a local polish over Op.space; outputs checked "
+    "against the float64 reference; CUDA graph over buffers that rotate through L2; medians of "
+    "interleaved replays"
+)
+
+
+def entries(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Entries for one (op, dims), neighbours merged; records ascending in num_tokens."""
+    times: dict[int, dict[str, float]] = {}
+    configs = {key(STOCK): STOCK}
+    for record in records:
+        us = record.by_key()
+        if record.stock_us is not None:
+            us[key(STOCK)] = record.stock_us / STOCK_MARGIN
+        if us:
+            times[record.num_tokens] = us
+        configs |= {key(config): config for config, _ in record.times}
+    by_tokens = {record.num_tokens: record for record in records}
+    found = []
+    for segment in segments(times):
+        record = by_tokens[segment.upto]
+        stock = segment.key == key(STOCK)
+        took = times[segment.upto][segment.key] * (STOCK_MARGIN if stock else 1.0)
+        found.append(
+            {
+                "dims": record.dims,
+                "upto": segment.upto,
+                "config": "stock" if stock else configs[segment.key],
+                "us": round(took, 2),
+                "floor_us": round(record.floor_us, 2),
+                "share_of_floor": round(record.floor_us / took, 3),
+                **({} if record.stock_us is None else {"stock_us": round(record.stock_us, 2)}),
+                "provenance": {
+                    **record.provenance,
+                    "tried": f"{record.tried} of {record.space}",
+                    "method": METHOD,
+                },
+            }
+        )
+    return found
+
+
+def save(path: Path, op: Op, records: Sequence[Record]) -> None:
+    """Put the entries of one (op, dims) into the file, atomically.
+
+    They replace what the file has for these dims between the smallest and the largest num_tokens
+    measured; beyond, what was there stays. Raises ValueError for a file that is no table.
+    """
+    new = entries(records)
+    if not new:
+        return
+    dims, low, high = records[0].dims, records[0].num_tokens, new[-1]["upto"]
+    try:
+        document = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        old = list(document.get("entries", []))
+        kept = [e for e in old if e["dims"] != dims or not low <= int(e["upto"]) <= high]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: not a table of configs ({error!r}); mend or remove the file"
+        ) from None
+    if shared := document.get("provenance"):  # files of before 0.2 have one for all entries
+        kept = [{**entry, "provenance": entry.get("provenance", shared)} for entry in kept]
+    ordered = sorted(kept + new, key=lambda entry: (list(entry["dims"].values()), entry["upto"]))
+    write(path, ordered)
+
+
+def write(path: Path, found: Sequence[dict[str, Any]]) -> None:
+    """A line for each entry, so that a diff names what changed."""
+    lines = ",\n  ".join(json.dumps(entry) for entry in found)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(f'{{"entries": [\n  {lines}\n ]}}\n', encoding="utf-8")
+    partial.replace(path)

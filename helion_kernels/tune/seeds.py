@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a search starts: what is known of this case and of those near it."""
+
+import math
+from collections.abc import Sequence
+
+from helion_kernels import select
+from helion_kernels.tune.cases import Case
+from helion_kernels.tune.device import Config
+from helion_kernels.tune.journal import Journal, Record
+
+BUCKETS = 3
+"""Nearest numbers of tokens whose configs are tried again: they are compiled already."""
+PER_BUCKET = 4
+
+
+def seeds(case: Case, journal: Journal, gpu: str) -> list[Config]:
+    """The best of neighbouring buckets, today's choice, the op's rule, the best of like sizes."""
+    op, dims, num_tokens = case.op, case.dims, case.num_tokens
+    buckets = [r for r in journal.of(op.name, tuple(dims)) if r.num_tokens != num_tokens]
+    buckets.sort(key=lambda record: abs(math.log(record.num_tokens / num_tokens)))
+    found = [config for record in buckets[:BUCKETS] for config, _ in record.times[:PER_BUCKET]]
+    today = select.choose(op, dims, num_tokens, gpu)[-1].config
+    if today is not None:
+        found.append(dict(today))
+    found.append(dict(op.default_config(dims, num_tokens)))
+    if near := nearest_dims(case, list(journal.records.values())):
+        found += [config for config, _ in near.times[:PER_BUCKET]]
+    return found
+
+
+def nearest_dims(case: Case, records: Sequence[Record]) -> Record | None:
+    """The record of other sizes, at the same num_tokens, that are most like the case's."""
+    others = [
+        (distance, record)
+        for record in records
+        if (record.op, record.num_tokens) == (case.op.name, case.num_tokens)
+        and 0 < (distance := select.distance(case.dims, tuple(record.dims.values()))) < math.inf
+    ]
+    return min(others, key=lambda item: item[0])[1] if others else None

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is tuned, in which order, and how a model is named."""
+
+import json
+
+import pytest
+
+from helion_kernels import OPS, qwen3
+from helion_kernels.tune import cli
+from helion_kernels.tune.cases import TIERS, TOKENS, cases
+
+
+def names(todo):
+    return [(case.op.name, tuple(case.dims)) for case in todo]
+
+
+@pytest.mark.parametrize("model", qwen3.MODELS)
+@pytest.mark.parametrize("block", [False, True])
+@pytest.mark.parametrize("tp", [1, 2])
+def test_every_call_of_the_layer_at_every_num_tokens(model, block, tp):
+    calls = qwen3.calls(qwen3.MODELS[model], block, tp)
+    todo = cases(calls)
+    assert set(names(todo)) == {(name, tuple(dims)) for name, dims in calls}
+    assert len(todo) == len(set(calls)) * len(TOKENS)
+    assert all(case.weight > 0 for case in todo)
+
+
+def test_decoding_comes_first_and_in_it_the_largest_gemm():
+    todo = cases(qwen3.calls(qwen3.MODELS["8b"], False))
+    rare = {"fused_qk_norm_rope"}
+    usual = [c for c in todo if c.op.name not in rare and c.dims[-1] is not False]
+    assert todo[: len(usual)] == usual
+    tokens = [case.num_tokens for case in usual]
+    decode = sum(n <= TIERS[0][0] for n in tokens)
+    assert max(tokens[:decode]) == TIERS[0][0] < min(tokens[decode:])
+    assert str(todo[0]) == "scaled_mm 24576x4096 at 1"
+    gemms = {tuple(case.dims) for case in usual[:28]}
+    assert gemms == {(24576, 4096), (4096, 12288), (6144, 4096), (4096, 4096)}
+
+
+def test_shares_of_a_step_add_up_to_the_importance():
+    todo = cases(qwen3.calls(qwen3.MODELS["32b"], True))
+    for n in TOKENS:
+        importance = next(weight for largest, weight in TIERS if n <= largest)
+        assert sum(c.weight for c in todo if c.num_tokens == n) == pytest.approx(importance)
+
+
+def test_a_call_that_several_models_make_is_tuned_once_and_counts_twice():
+    one = qwen3.calls(qwen3.MODELS["14b"], False)
+    both = cases([*one, *qwen3.calls(qwen3.MODELS["32b"], False)], [16])
+    assert len(names(both)) == len(set(names(both)))
+    weights = {(c.op.name, tuple(c.dims)): c.weight for c in both}
+    norm = weights["rms_norm_dynamic_per_token_quant", (5120, True)]
+    silu = weights["silu_and_mul_dynamic_per_token_quant", (17408,)]
+    assert norm > 1.5 * silu > 0
+
+
+# -- the command line
+
+
+def dry_run(*arguments, capsys):
+    status = cli.main([*arguments, "--dry-run", "--out", "out"])
+    return status, capsys.readouterr().out
+
+
+def test_dry_run_lists_the_cases(capsys):
+    status, out = dry_run("--model", "8b", "--format", "block", "--tokens", "1", capsys=capsys)
+    assert status == 0
+    assert len(out.splitlines()) == 10
+    assert "scaled_mm_blockwise 24576x4096 at 1" in out
+
+
+def test_ops_and_shards(capsys):
+    arguments = ("--model", "8b", "-tp", "1", "2", "--ops", "scaled_mm", "--tokens", "8")
+    _, out = dry_run(*arguments, capsys=capsys)
+    assert len(out.splitlines()) == 8
+    assert "scaled_mm 3072x4096 at 8" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model", "8b", "-tp", "3"], "not divisible"),
+        (["--model", "8b", "--tokens", "0"], "--tokens 0"),
+        (["--model", "8b", "--gpu-minutes", "0"], "--gpu-minutes 0"),
+        (["--model", "8b", "--gpu-minutes", "nan"], "--gpu-minutes nan"),
+        (["--model", "8b", "--format", "block", "--ops", "scaled_mm"], "none of: scaled_mm"),
+        (["--model", "no/such/folder"], "no such file; name a checkpoint folder"),
+    ],
+)
+def test_what_cannot_be_tuned_is_said_in_a_line(arguments, words, capsys):
+    status, out = dry_run(*arguments, capsys=capsys)
+    assert status == 1
+    assert words in out
+    assert len(out.splitlines()) == 1
+
+
+def test_without_a_gpu_it_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(cli.torch.cuda, "is_available", lambda: False)
+    assert cli.main(["--model", "8b", "--out", "out"]) == 1
+    assert "a GPU is needed" in capsys.readouterr().out
+
+
+CONFIG = {
+    "model_type": "qwen3",
+    "hidden_size": 4096,
+    "intermediate_size": 12288,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "quantization_config": {"weight_block_size": [128, 128]},
+}
+
+
+def test_a_checkpoint_gives_sizes_and_format(tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    assert qwen3.read(tmp_path) == (qwen3.MODELS["8b"], True)
+    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "quantization_config": None}))
+    assert qwen3.read(tmp_path) == (qwen3.MODELS["8b"], False)
+    _, out = dry_run("--model", str(tmp_path), "--tokens", "1", capsys=capsys)
+    assert len(out.splitlines()) == 10
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "config.json: "),
+        ("[]", "config.json: "),
+        ("{}", "has no 'model_type'"),
+        (json.dumps({**CONFIG, "model_type": "llama"}), "llama"),
+        (json.dumps({k: v for k, v in CONFIG.items() if k != "hidden_size"}), "'hidden_size'"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_read_is_named(tmp_path, text, words):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.json") as caught:
+        qwen3.read(tmp_path)
+    assert words in str(caught.value)
+
+
+def test_every_op_has_a_name_that_the_command_line_knows():
+    assert set(OPS) == {name for m in qwen3.MODELS.values() for b in (0, 1)
+                        for name, _ in qwen3.calls(m, bool(b))}  # fmt: skip
