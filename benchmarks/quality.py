@@ -74,7 +74,7 @@ class Estimate(NamedTuple):
 def make_task(sample: bool) -> Task:
     held_out = load_file(MODEL / "heldout.safetensors")["tokens"].tolist()
     if sample:
-        return Task([row[:96] for row in held_out[:6]], 72, [row[:48] for row in held_out[:4]], 12)
+        return Task([row[:32] for row in held_out[:12]], 24, [row[:24] for row in held_out[:4]], 8)
     return Task(held_out, 128, [row[:64] for row in held_out[:32]], 64)
 
 
@@ -146,9 +146,7 @@ def compare(
         record["verdict"] = next((v for v in ("fail", "unclear") if v in verdicts), "pass")
         records.append(record)
     tie = 2 * float(torch.cat(errors).quantile(TAIL))
-    other = (
-        stock["greedy"] if stock else [reference.greedy(p, task.tokens)[0] for p in task.prompts]
-    )
+    other = stock["greedy"] if stock else [reference.greedy(p, task.tokens) for p in task.prompts]
     parted = list(partings(arm["greedy"], other, task.prompts, reference))
     verdict = "fail" if any(parting["gap"] > tie for parting in parted) else "pass"
     records.append(

@@ -156,14 +156,9 @@ class Qwen3:
             x = self.round(x + self.mlp(normed, prefix + "mlp."))
         return self.round(self.norm(x, "model.norm")) @ self.head.t()
 
-    def greedy(self, prompt: list[int], count: int) -> tuple[list[int], list[float]]:
-        """``count`` tokens after ``prompt``, and by how much each was ahead of the next best.
-
-        The lead is relative to the logit, so that it compares with a rounding: bf16 has 2^-8.
-        """
-        tokens, leads = list(prompt), []
+    def greedy(self, prompt: list[int], count: int) -> list[int]:
+        """The ``count`` best tokens after ``prompt``, one by one."""
+        tokens = list(prompt)
         for _ in range(count):
-            best = self.logits(tokens)[-1].topk(2)
-            tokens.append(int(best.indices[0]))
-            leads.append(float((best.values[0] - best.values[1]) / best.values[0].abs()))
-        return tokens[len(prompt) :], leads
+            tokens.append(int(self.logits(tokens)[-1].argmax()))
+        return tokens[len(prompt) :]

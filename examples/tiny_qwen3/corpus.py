@@ -155,6 +155,7 @@ def texts(wheels: list[Path]) -> tuple[list[str], list[str]]:
     train: list[str] = []
     held_out: list[str] = []
     seen: set[str] = set()
+    unseen: set[str] = set()  # held out, so no answer either
     asked: set[tuple[str, str]] = set()
     for wheel in wheels:
         print(f"reading {wheel.name}", flush=True)
@@ -166,9 +167,12 @@ def texts(wheels: list[Path]) -> tuple[list[str], list[str]]:
             key = hashlib.sha256(f"{package} {name}".encode()).digest()
             if key[0] * 256 + key[1] < 65536 // HELD_OUT_ONE_IN:
                 held_out += [document] if new else []
+                unseen.update(new)
                 continue
             train += [document] if new else []
-            if found and found[0].endswith(".") and (package, name) not in asked:
+            if not found or not found[0].endswith(".") or found[0] in unseen:
+                continue
+            if (package, name) not in asked:
                 asked.add((package, name))
                 train += chats(definition)
     return train, held_out
