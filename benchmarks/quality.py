@@ -36,7 +36,7 @@ from benchmarks.reference import Qwen3
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "examples/tiny_qwen3"))
-from export import MODEL, export  # noqa: E402
+from export import MODEL, export  # type: ignore[import-not-found]  # noqa: E402
 
 FORMATS = ("fp8-token", "fp8-block")
 MARGIN = 1e-3

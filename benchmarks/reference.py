@@ -118,9 +118,8 @@ class Qwen3:
 
     def rotate(self, x: torch.Tensor) -> torch.Tensor:
         """NeoX rotary embedding of x [tokens, heads, head_dim]."""
-        like = {"dtype": x.dtype, "device": x.device}
-        exponents = torch.arange(0, self.head_dim, 2, **like) / self.head_dim
-        angles = torch.outer(torch.arange(len(x), **like), self.theta**-exponents)
+        exponents = torch.arange(0, self.head_dim, 2).to(x) / self.head_dim
+        angles = torch.outer(torch.arange(len(x)).to(x), self.theta**-exponents)
         cos, sin = self.round(angles.cos()).unsqueeze(1), self.round(angles.sin()).unsqueeze(1)
         first, second = x.chunk(2, dim=-1)
         return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
