@@ -28,11 +28,13 @@ def parse_arm(text: str) -> tuple[str, dict[str, str]]:
     return name, {key: value for key, _, value in pairs}
 
 
-def run_arm(environment: dict[str, str], arguments: list[str], log: Path) -> dict[str, Any] | None:
+def run_arm(
+    environment: dict[str, str], arguments: list[str], log: Path, script: str = "engine_arm.py"
+) -> dict[str, Any] | None:
     """One process of an arm; None if it failed, with the log's end on stderr."""
     out = log.with_suffix(".json")
     # -P: this folder's own modules must not shadow an arm's.
-    command = [sys.executable, "-P", str(Path(__file__).with_name("engine_arm.py")), *arguments]
+    command = [sys.executable, "-P", str(Path(__file__).with_name(script)), *arguments]
     with log.open("w") as stream:
         code = subprocess.run(
             [*command, "--out", str(out)],

@@ -10,11 +10,12 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path[:0] = [str(HERE), str(HERE.parent / "reference"), str(ROOT / "examples/tiny_qwen3")]
+sys.path[:0] = [str(HERE), str(ROOT / "examples/tiny_qwen3")]
 
-from make import make  # noqa: E402
-from qwen3 import Qwen3  # noqa: E402
+from export import export  # noqa: E402
 from server import Server  # noqa: E402
+
+from benchmarks.reference import Qwen3  # noqa: E402
 
 try:
     version("vllm")
@@ -39,6 +40,6 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", params=["fp8-token", "fp8-block"])
 def model(request: pytest.FixtureRequest, workplace: Path) -> Iterator[Model]:
-    folder = make(workplace, request.param)
+    folder = export(workplace, request.param)
     with Server(folder, workplace / f"{request.param}.log") as server:
         yield Model(request.param, folder, server)

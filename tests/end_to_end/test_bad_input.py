@@ -9,11 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import make as tiny
 import pytest
 import torch
+from checkpoint import write
+from export import MODEL, export
 from safetensors.torch import load_file, save_file
 from server import environment
+from tokenizers import Tokenizer
 
 HERE = Path(__file__).parent
 DOWN = "model.layers.2.mlp.down_proj."
@@ -22,11 +24,21 @@ Tensors = dict[str, torch.Tensor]
 
 def damaged(folder: Path, form: str, damage: Callable[[Tensors], object]) -> str:
     """A checkpoint below ``folder`` whose tensors went through ``damage``."""
-    model = tiny.make(folder, form)
+    model = export(folder, form)
     tensors = load_file(model / "model.safetensors")
     damage(tensors)
     save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
     return str(model)
+
+
+def narrow(folder: Path) -> str:
+    """A checkpoint with twice the heads, of half the size."""
+    tensors = load_file(MODEL / "model.safetensors")
+    for name in tensors:
+        if name.endswith(("q_norm.weight", "k_norm.weight")):
+            tensors[name] = tensors[name][:64].contiguous()
+    write(folder, "fp8-token", tensors, Tokenizer.from_file(str(MODEL / "tokenizer.json")))
+    return str(folder)
 
 
 def with_nan(scale: torch.Tensor) -> torch.Tensor:
@@ -53,17 +65,14 @@ WISHES: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="session")
 def attempts(workplace: Path) -> dict[str, dict[str, Any]]:
     """What became of each attempt, all made in one go."""
-    sound = str(tiny.make(workplace / "sound", "fp8-token"))
+    sound = str(export(workplace / "sound", "fp8-token"))
     given = {name: {"model": sound, "options": options} for name, options in WISHES.items()}
     for form, scale in SCALE.items():
         for name, damage in DAMAGES.items():
             folder = workplace / f"{name}-{form}"
             spoil = partial(damage, name=scale)
             given[f"{name} {form}"] = {"model": damaged(folder, form, spoil), "options": {}}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny, "HEAD_DIM", 64)
-        narrow = tiny.make(workplace / "narrow", "fp8-token")
-    given["head_dim"] = {"model": str(narrow), "options": {}}
+    given["head_dim"] = {"model": narrow(workplace / "narrow"), "options": {}}
     result = subprocess.run(
         [sys.executable, str(HERE / "attempt.py")],
         input=json.dumps(given),
@@ -124,6 +133,6 @@ def test_what_is_not_served_runs_stock_and_says_why(
     attempt = attempts[wish]
     assert attempt["error"] is None, attempt["output"][-2000:]
     assert attempt["text"]
-    assert f"Helion: model.layers.0 and 3 more run stock: {reason}" in attempt["output"]
+    assert f"Helion: model.layers.0 and 4 more run stock: {reason}" in attempt["output"]
     assert attempt["output"].count("run stock") == 1, "said once"
     assert "Helion: serving" not in attempt["output"]

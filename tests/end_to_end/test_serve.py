@@ -8,29 +8,21 @@ from typing import Any
 
 import pytest
 from conftest import Model
+from greedy import assert_greedy
 
-LONG = "There is a time for rain and a time for sun. " * 11
-PROMPTS = ["The sea is", "1", "What do you want to know?", "Hello, world", LONG]
+LONG = "The array is sorted along the last axis, and has the shape of the input. " * 11
+PROMPTS = ["NumPy: argsort", "1", "What does DataFrame.merge do?", "Hello, world", LONG]
 MESSAGES = [
     {"role": "system", "content": "Answer briefly."},
-    {"role": "user", "content": "Who are you?"},
+    {"role": "user", "content": "What does argsort do in NumPy?"},
 ]
 COUNT = 16
 GREEDY = {"max_tokens": COUNT, "temperature": 0, "ignore_eos": True, "return_token_ids": True}
-CLEAR_LEAD = 0.02
-"""The best token's lead over the next, relative; rounding moves logits by less than half of it."""
 
 
 def complete(model: Model, prompt: str, **options: Any) -> dict[str, Any]:
     answer = model.server.post("/v1/completions", prompt=prompt, **{**GREEDY, **options})
     return answer["choices"][0]
-
-
-def expected(model: Model, prompt: list[int]) -> list[int]:
-    """The reference's tokens; the prompts are such that no rounding chooses between two."""
-    tokens, leads = model.reference.greedy(prompt, COUNT)
-    assert min(leads) > CLEAR_LEAD, "this prompt leads to a near tie: choose another"
-    return tokens
 
 
 def test_models(model: Model) -> None:
@@ -43,7 +35,8 @@ def test_models(model: Model) -> None:
 def test_completion_is_the_references(model: Model, prompt: str) -> None:
     choice = complete(model, prompt)
     assert choice["finish_reason"] == "length"
-    assert choice["token_ids"] == expected(model, choice["prompt_token_ids"])
+    assert len(choice["token_ids"]) == COUNT
+    assert_greedy(model.reference, choice["prompt_token_ids"], choice["token_ids"])
 
 
 def test_the_long_prompt_spans_steps_and_cache_blocks(model: Model) -> None:
@@ -86,7 +79,7 @@ def test_chat_is_the_references(model: Model) -> None:
     answer = model.server.post("/v1/chat/completions", messages=MESSAGES, **GREEDY)
     (choice,) = answer["choices"]
     assert choice["message"]["role"] == "assistant"
-    assert choice["token_ids"] == expected(model, answer["prompt_token_ids"])
+    assert_greedy(model.reference, answer["prompt_token_ids"], choice["token_ids"])
 
 
 def test_streamed_completion(model: Model) -> None:
@@ -114,7 +107,7 @@ def test_a_prompt_beyond_the_context_is_refused_and_serving_goes_on(model: Model
 
 def test_start_up_log_has_the_table_of_ops(model: Model) -> None:
     log = model.server.log()
-    assert "Helion: serving 4 decoder layer(s)" in log
+    assert "Helion: serving 5 decoder layer(s)" in log
     assert re.search(r"op +dims +num_tokens +launcher +config source +reason", log)
     kind = "per_block" if model.form == "fp8-block" else "dynamic_per_token"
     gemm = "scaled_mm_blockwise" if model.form == "fp8-block" else "scaled_mm"

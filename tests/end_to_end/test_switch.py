@@ -6,9 +6,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from make import make
-from qwen3 import Qwen3
+from export import export
+from greedy import assert_greedy
 from server import VLLM, Server, environment
+
+from benchmarks.reference import Qwen3
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,26 +44,25 @@ def test_the_installed_code_is_this_repositorys(name: str) -> None:
 
 
 def test_status_lists_every_op_with_its_launcher(workplace: Path) -> None:
-    text = status(make(workplace, "fp8-block"))
+    text = status(export(workplace, "fp8-block"))
     for word in ("scaled_mm_blockwise", "rms_norm_per_block_quant", "interpreter", "config source"):
         assert word in text
 
 
 def test_status_says_that_the_switch_is_off(workplace: Path) -> None:
-    assert "runs stock: VLLM_HELION=0" in status(make(workplace, "fp8-token"), VLLM_HELION="0")
+    assert "runs stock: VLLM_HELION=0" in status(export(workplace, "fp8-token"), VLLM_HELION="0")
 
 
 def test_the_switch_gives_stock(workplace: Path) -> None:
     """Per-token FP8 only: upstream has no block FP8 for a CPU without AMX."""
-    folder = make(workplace, "fp8-token")
+    folder = export(workplace, "fp8-token")
     with Server(folder, workplace / "stock.log", VLLM_HELION="0") as server:
         choice = server.post(
             "/v1/completions",
-            prompt="The sea is",
+            prompt="NumPy: argsort",
             max_tokens=8,
             temperature=0,
             return_token_ids=True,
         )["choices"][0]
         assert "Helion: serving" not in server.log()
-    tokens, _ = Qwen3(folder).greedy(choice["prompt_token_ids"], 8)
-    assert choice["token_ids"] == tokens
+    assert_greedy(Qwen3(folder), choice["prompt_token_ids"], choice["token_ids"])

@@ -11,10 +11,13 @@ with what it checks. Arithmetic is float32; values are rounded only where the se
     output of attention      bf16
     input of the lm_head     bf16; logits stay float32
 
-A bf16 checkpoint rounds to bf16 where an FP8 one quantises.
+A bf16 checkpoint rounds to bf16 where an FP8 one quantises. `exact` leaves out every rounding to
+bf16 and computes in float64: what is left is the quantised model itself, which no engine's choice
+of where to round favours.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -27,36 +30,47 @@ GROUP = 128
 
 
 def bf16(x: torch.Tensor) -> torch.Tensor:
-    """Round to bf16, stay in float32."""
-    return x.to(torch.bfloat16).float()
+    """Round to bf16, keep the type."""
+    return x.to(torch.bfloat16).to(x.dtype)
+
+
+def unrounded(x: torch.Tensor) -> torch.Tensor:
+    return x
 
 
 def fp8(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Quantise to e4m3 by ``scale``, and back to float32."""
+    """Quantise to e4m3 by ``scale``, and back."""
     quotient = (x / scale).clamp(-FP8_MAX, FP8_MAX)
-    return quotient.to(torch.float8_e4m3fn).float() * scale
+    return quotient.to(torch.float8_e4m3fn).to(x.dtype) * scale
 
 
 class Linear:
-    """y = bf16(quantised(x) @ weight.T), by the tensors that the checkpoint has under ``name``."""
+    """y = round(quantised(x) @ weight.T), by the tensors that the checkpoint has under ``name``."""
 
-    def __init__(self, tensors: dict[str, torch.Tensor], name: str) -> None:
-        weight = tensors[name + ".weight"].float()
+    def __init__(
+        self,
+        tensors: dict[str, torch.Tensor],
+        name: str,
+        dtype: torch.dtype,
+        round: Callable[[torch.Tensor], torch.Tensor],
+    ) -> None:
+        weight = tensors[name + ".weight"].to(dtype)
+        self.round = round
         rows, columns = weight.shape
         self.group: int | None = None
         if (scale := tensors.get(name + ".weight_scale")) is not None:
             assert scale.shape == (rows, 1), f"{name}: a scale per row"
-            weight = weight * scale.float()
+            weight = weight * scale.to(dtype)
             self.group = columns
         elif (scale := tensors.get(name + ".weight_scale_inv")) is not None:
-            wide = scale.float().repeat_interleave(GROUP, 0).repeat_interleave(GROUP, 1)
+            wide = scale.to(dtype).repeat_interleave(GROUP, 0).repeat_interleave(GROUP, 1)
             weight = weight * wide[:rows, :columns]
             self.group = GROUP
         self.weight = weight
 
     def quantise(self, x: torch.Tensor) -> torch.Tensor:
         if self.group is None:
-            return bf16(x)
+            return self.round(x)
         groups = x.unflatten(-1, (-1, self.group))
         amax = groups.abs().amax(-1, keepdim=True)
         if self.group == GROUP:
@@ -66,13 +80,15 @@ class Linear:
         return fp8(groups, scale).flatten(-2)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return bf16(self.quantise(x) @ self.weight.t())
+        return self.round(self.quantise(x) @ self.weight.t())
 
 
 class Qwen3:
     """The model of one checkpoint folder. No cache: every call computes all tokens anew."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, exact: bool = False, device: str | torch.device = "cpu"
+    ) -> None:
         config = json.loads((folder / "config.json").read_text("utf-8"))
         self.layers: int = config["num_hidden_layers"]
         self.q_heads: int = config["num_attention_heads"]
@@ -80,16 +96,21 @@ class Qwen3:
         self.head_dim: int = config["head_dim"]
         self.epsilon: float = config["rms_norm_eps"]
         self.theta: float = config["rope_theta"]
-        tensors = load_file(folder / "model.safetensors")
-        self.linears = {
-            name.removesuffix(".weight"): Linear(tensors, name.removesuffix(".weight"))
-            for name in tensors
-            if name.endswith("_proj.weight")
+        self.dtype = torch.float64 if exact else torch.float32
+        self.round = unrounded if exact else bf16
+        tensors = {
+            name: tensor.to(device)
+            for name, tensor in load_file(folder / "model.safetensors").items()
         }
-        self.vectors = {name: t.float() for name, t in tensors.items() if "norm" in name}
-        self.embedding = tensors["model.embed_tokens.weight"].float()
+        self.linears = {
+            name: Linear(tensors, name, self.dtype, self.round)
+            for name in (key.removesuffix(".weight") for key in tensors)
+            if name.endswith("_proj")
+        }
+        self.vectors = {name: t.to(self.dtype) for name, t in tensors.items() if "norm" in name}
+        self.embedding = tensors["model.embed_tokens.weight"].to(self.dtype)
         tied = config["tie_word_embeddings"]
-        self.head = self.embedding if tied else tensors["lm_head.weight"].float()
+        self.head = self.embedding if tied else tensors["lm_head.weight"].to(self.dtype)
 
     def norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
         inverse = torch.rsqrt(x.square().mean(-1, keepdim=True) + self.epsilon)
@@ -97,9 +118,9 @@ class Qwen3:
 
     def rotate(self, x: torch.Tensor) -> torch.Tensor:
         """NeoX rotary embedding of x [tokens, heads, head_dim]."""
-        exponents = torch.arange(0, self.head_dim, 2, dtype=torch.float32) / self.head_dim
-        angles = torch.outer(torch.arange(len(x), dtype=torch.float32), self.theta**-exponents)
-        cos, sin = bf16(angles.cos()).unsqueeze(1), bf16(angles.sin()).unsqueeze(1)
+        exponents = torch.arange(0, self.head_dim, 2).to(x) / self.head_dim
+        angles = torch.outer(torch.arange(len(x)).to(x), self.theta**-exponents)
+        cos, sin = self.round(angles.cos()).unsqueeze(1), self.round(angles.sin()).unsqueeze(1)
         first, second = x.chunk(2, dim=-1)
         return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
@@ -107,15 +128,15 @@ class Qwen3:
         def heads(projection: str) -> torch.Tensor:
             return self.linears[prefix + projection](x).unflatten(-1, (-1, self.head_dim))
 
-        q = bf16(self.rotate(self.norm(heads("q_proj"), prefix + "q_norm")))
-        k = bf16(self.rotate(self.norm(heads("k_proj"), prefix + "k_norm")))
+        q = self.round(self.rotate(self.norm(heads("q_proj"), prefix + "q_norm")))
+        k = self.round(self.rotate(self.norm(heads("k_proj"), prefix + "k_norm")))
         v = heads("v_proj")
         shared = self.q_heads // self.kv_heads
         k, v = k.repeat_interleave(shared, 1), v.repeat_interleave(shared, 1)
         scores = torch.einsum("qhd,khd->hqk", q, k) / self.head_dim**0.5
-        future = torch.ones(len(x), len(x), dtype=torch.bool).triu(1)
+        future = torch.ones_like(scores[0], dtype=torch.bool).triu(1)
         weights = scores.masked_fill(future, -torch.inf).softmax(-1)
-        mixed = bf16(torch.einsum("hqk,khd->qhd", weights, v))
+        mixed = self.round(torch.einsum("hqk,khd->qhd", weights, v))
         return self.linears[prefix + "o_proj"](mixed.flatten(1))
 
     def mlp(self, x: torch.Tensor, prefix: str) -> torch.Tensor:
@@ -124,24 +145,19 @@ class Qwen3:
 
     @torch.inference_mode()
     def logits(self, tokens: list[int]) -> torch.Tensor:
-        """float32 logits [tokens, vocabulary]: row i is what comes after token i."""
+        """Logits [tokens, vocabulary]: row i is what comes after token i."""
         x = self.embedding[tokens]
         for layer in range(self.layers):
             prefix = f"model.layers.{layer}."
             normed = self.norm(x, prefix + "input_layernorm")
-            x = bf16(x + self.attention(normed, prefix + "self_attn."))
+            x = self.round(x + self.attention(normed, prefix + "self_attn."))
             normed = self.norm(x, prefix + "post_attention_layernorm")
-            x = bf16(x + self.mlp(normed, prefix + "mlp."))
-        return bf16(self.norm(x, "model.norm")) @ self.head.t()
+            x = self.round(x + self.mlp(normed, prefix + "mlp."))
+        return self.round(self.norm(x, "model.norm")) @ self.head.t()
 
-    def greedy(self, prompt: list[int], count: int) -> tuple[list[int], list[float]]:
-        """``count`` tokens after ``prompt``, and by how much each was ahead of the next best.
-
-        The lead is relative to the logit, so that it compares with a rounding: bf16 has 2^-8.
-        """
-        tokens, leads = list(prompt), []
+    def greedy(self, prompt: list[int], count: int) -> list[int]:
+        """The ``count`` best tokens after ``prompt``, one by one."""
+        tokens = list(prompt)
         for _ in range(count):
-            best = self.logits(tokens)[-1].topk(2)
-            tokens.append(int(best.indices[0]))
-            leads.append(float((best.values[0] - best.values[1]) / best.values[0].abs()))
-        return tokens[len(prompt) :], leads
+            tokens.append(int(self.logits(tokens)[-1].argmax()))
+        return tokens[len(prompt) :]

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One arm of `benchmarks.quality`: an engine's log-probabilities, in this process, as JSON.
+
+Runs under whichever vllm is importable, so it imports nothing of ours.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the class below is of this process
+
+from vllm import LLM, SamplingParams
+from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
+
+
+class Forced(AdapterLogitsProcessor):
+    """Samples the tokens that a request brings; vLLM reports log-probabilities from before it."""
+
+    def is_argmax_invariant(self) -> bool:
+        return False
+
+    def new_req_logits_processor(self, params: SamplingParams) -> Any:
+        forced = (params.extra_args or {}).get("forced")
+        if forced is None:
+            return None
+
+        def force(output: list[int], logits: torch.Tensor) -> torch.Tensor:
+            only = torch.full_like(logits, -torch.inf)
+            only[forced[len(output)]] = 0.0
+            return only
+
+        return force
+
+
+def prompts(rows: list[list[int]]) -> list[dict[str, list[int]]]:
+    return [{"prompt_token_ids": row} for row in rows]
+
+
+def prefill(llm: LLM, rows: list[list[int]]) -> list[list[float]]:
+    """Log-probability of each token of a prompt but the first."""
+    params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
+    outputs = llm.generate(prompts(rows), params, use_tqdm=False)
+    return [
+        [
+            given[token].logprob
+            for token, given in zip(row[1:], out.prompt_logprobs[1:], strict=True)
+        ]
+        for row, out in zip(rows, outputs, strict=True)
+    ]
+
+
+def decode(llm: LLM, rows: list[list[int]], start: int) -> list[list[float]]:
+    """Log-probability of each token from ``start`` on, generated one by one."""
+    params = [
+        SamplingParams(
+            temperature=0.0,
+            max_tokens=len(row) - start,
+            ignore_eos=True,
+            logprobs=0,
+            detokenize=False,
+            extra_args={"forced": row[start:]},
+        )
+        for row in rows
+    ]
+    outputs = llm.generate(prompts([row[:start] for row in rows]), params, use_tqdm=False)
+    found = []
+    for row, output in zip(rows, outputs, strict=True):
+        assert list(output.outputs[0].token_ids) == row[start:]
+        given = zip(row[start:], output.outputs[0].logprobs, strict=True)
+        found.append([logprobs[token].logprob for token, logprobs in given])
+    return found
+
+
+def greedy(llm: LLM, rows: list[list[int]], tokens: int) -> list[list[int]]:
+    params = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True, detokenize=False)
+    outputs = llm.generate(prompts(rows), params, use_tqdm=False)
+    return [list(output.outputs[0].token_ids) for output in outputs]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--task", type=Path, required=True, help="rows, start, prompts, tokens")
+    parser.add_argument("--engine-args", required=True, help="JSON")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    task = json.loads(args.task.read_text())
+    llm = LLM(
+        args.model,
+        skip_tokenizer_init=True,
+        enable_prefix_caching=False,
+        logits_processors=[Forced],
+        seed=0,
+        **json.loads(args.engine_args),
+    )
+    result = {
+        "prefill": prefill(llm, task["rows"]),
+        "decode": decode(llm, task["rows"], task["start"]),
+        "greedy": greedy(llm, task["prompts"], task["tokens"]),
+    }
+    args.out.write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
