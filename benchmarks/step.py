@@ -25,6 +25,7 @@ from helion_kernels.qwen3 import MODELS, Sizes, calls
 
 CONTEXT = 512
 REPLAYS = 100
+Note = Callable[[str, torch.Tensor], None]
 
 
 def _weight(n: int, k: int, block: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -40,8 +41,8 @@ class Model:
         self.sizes, self.block, self.m = sizes, block, num_tokens
         hidden, inner, q_heads, kv_heads, d = sizes
         self.q, self.kv = q_heads * d, kv_heads * d
-        shapes = ((self.q + 2 * self.kv, hidden), (hidden, self.q))
-        shapes += ((2 * inner, hidden), (hidden, inner))
+        attention = [(self.q + 2 * self.kv, hidden), (hidden, self.q)]
+        shapes = [*attention, (2 * inner, hidden), (hidden, inner)]
         self.layers = [[_weight(n, k, block) for n, k in shapes] for _ in range(layers)]
         _, norm, qkv, _, rope_kv, quant, o, gate_up, silu, down = calls(sizes, block)
         wanted = (norm, qkv, rope_kv, quant, o, gate_up, silu, down)
@@ -67,19 +68,18 @@ class Model:
             return values, torch.empty((self.m, 1), device="cuda")
         return values, torch.empty((k // GROUP, self.m), device="cuda").t()
 
-    def _mm(self, name: str, x: torch.Tensor, scale: torch.Tensor, weight: Any) -> torch.Tensor:
-        out = torch.empty((self.m, len(weight[0])), dtype=torch.bfloat16, device="cuda")
-        function, number = self.entries[name]
-        function(out, x, weight[0].t(), scale, weight[1], number)
-        return out
+    def step(self, note: Note = lambda name, out: None) -> torch.Tensor:
+        """The last layer's output; note(what, its output) after each launch."""
 
-    def step(self, after: Callable[[], None] = lambda: None) -> torch.Tensor:
-        """The last layer's output; `after` is called after each launch."""
-
-        def call(name: str, *args: Any) -> None:
+        def call(name: str, out: torch.Tensor, *args: Any) -> torch.Tensor:
             function, number = self.entries[name]
-            function(*args, number)
-            after()
+            function(out, *args, number)
+            note(name, out)
+            return out
+
+        def mm(name: str, x: torch.Tensor, scale: torch.Tensor, weight: Any) -> torch.Tensor:
+            out = torch.empty((self.m, len(weight[0])), dtype=torch.bfloat16, device="cuda")
+            return call(name, out, x, weight[0].t(), scale, weight[1])
 
         hidden, inner, q_heads, _, d = self.sizes
         x = self.input.clone()
@@ -87,28 +87,22 @@ class Model:
         for (qkv_w, o_w, gate_up_w, down_w), (k, v) in zip(self.layers, self.context, strict=True):
             y, s = self._activation(hidden)
             call("norm", y, x, self.norm, s, 1e-6, residual)
-            qkv = self._mm("qkv", y, s, qkv_w)
-            after()
-            q = qkv.new_empty((self.m, self.q))
+            qkv = mm("qkv", y, s, qkv_w)
             inputs = (qkv, self.head_norm, self.head_norm, self.cos_sin, self.positions, 1e-6)
-            call("rope_kv", q, self.cache, self.slots, *inputs)
-            heads = q.view(self.m, q_heads, 1, d)
+            q = call("rope_kv", qkv.new_empty((self.m, self.q)), self.cache, self.slots, *inputs)
             attended = torch.nn.functional.scaled_dot_product_attention(
-                heads, k, v, enable_gqa=True
+                q.view(self.m, q_heads, 1, d), k, v, enable_gqa=True
             )
-            after()
+            note("attention", attended)
             y, s = self._activation(self.q)
             call("quant", y, attended.view(self.m, self.q), s)
-            x = self._mm("o", y, s, o_w)
-            after()
+            x = mm("o", y, s, o_w)
             y, s = self._activation(hidden)
             call("norm", y, x, self.norm, s, 1e-6, residual)
-            gate_up = self._mm("gate_up", y, s, gate_up_w)
-            after()
+            gate_up = mm("gate_up", y, s, gate_up_w)
             y, s = self._activation(inner)
             call("silu", y, gate_up, s)
-            x = self._mm("down", y, s, down_w)
-            after()
+            x = mm("down", y, s, down_w)
         return x
 
 
@@ -119,16 +113,35 @@ def capture(model: Model) -> tuple[timing.Graph, torch.Tensor]:
     return graph, outputs[-1]
 
 
+def trace(model: Model) -> list[tuple[str, torch.Tensor]]:
+    """What each launch writes, one at a time."""
+    found: list[tuple[str, torch.Tensor]] = []
+
+    def note(name: str, out: torch.Tensor) -> None:
+        torch.cuda.synchronize()
+        found.append((name, out.view(torch.uint8).clone()))
+
+    model.step(note)
+    return found
+
+
+def culprit(model: Model) -> str:
+    """What differs first between two runs of one launch at a time; else the graph is to blame."""
+    for i, ((name, a), (_, b)) in enumerate(zip(trace(model), trace(model), strict=True)):
+        if not torch.equal(a, b):
+            return f"so do two runs without a graph, first launch {i}, {name}"
+    return "two runs without a graph do not: a race between launches"
+
+
 def measure(model: Model, rounds: int) -> float:
     """Median microseconds of a step. Raises SystemExit where a replay differs."""
-    expected = model.step(torch.cuda.synchronize)
+    expected = model.step(lambda name, out: torch.cuda.synchronize())
     graph, out = capture(model)
     for i in range(REPLAYS):
         out.fill_(float("nan"))
         graph.graph.replay()
         if not torch.equal(out, expected):
-            wrong = int((out != expected).sum())
-            raise SystemExit(f"{model.m} tokens: replay {i} differs in {wrong} of {out.numel()}")
+            raise SystemExit(f"{model.m} tokens: replay {i} differs; {culprit(model)}")
     return timing.measure([graph], rounds)[0].us
 
 

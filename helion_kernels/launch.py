@@ -76,6 +76,9 @@ def symbolic_args(op: Op, dims: tuple[Any, ...]) -> tuple[Any, ...]:
 class Specialised:
     """A generated host function, its Triton kernel, and what the one passes to the other."""
 
+    options: dict[str, Any]
+    """What the kernel is run with besides its arguments, in the launcher's order."""
+
     def __init__(self, function: Callable[..., None], args: tuple[Any, ...]) -> None:
         """args: symbolic ones. Not thread-safe: they share state that fake tensors keep."""
         self.function = function

@@ -165,7 +165,7 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, default=HERE / "data", help="where corpus.py wrote")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--steps", type=int, default=6000, help="default: 6000")
+    parser.add_argument("--steps", type=int, default=2000, help="default: 2000")
     parser.add_argument("--batch", type=int, default=64, help="rows a step; default: 64")
     parser.add_argument("--length", type=int, default=512, help="tokens a row; default: 512")
     parser.add_argument("--seed", type=int, default=1, help="default: 1")

@@ -5,9 +5,9 @@ import torch
 
 from benchmarks.reference import Qwen3
 
-NEAR_TIE = 0.2
-"""Logits that rounding may swap: FP8 moves a token's log-probability by 0.01 on average, and one
-in a thousand by 0.1."""
+NEAR_TIE = 1.0
+"""Logits that rounding may swap: FP8 moves a token's log-probability by 0.08 on the average, ours
+and upstream's alike, and one in a thousand by 0.5 (`benchmarks.quality`: near tie 1.06)."""
 
 
 def assert_greedy(reference: Qwen3, prompt: list[int], tokens: list[int]) -> None:

@@ -21,5 +21,6 @@ def test_ours_is_as_good_as_stock(workplace: Path, monkeypatch: pytest.MonkeyPat
     assert document["failed_engines"] == []
     assert [record["pass"] for record in document["records"]] == ["prefill", "decode", "greedy"]
     for record in document["records"][:2]:
-        assert record["distance_ours"] < 0.05
+        assert record["distance_ours"] < 1.2 * record["distance_stock"]
+        assert record["distance_ours"] < 0.15
         assert abs(record["ppl_ours"] / record["ppl_float64"] - 1) < 0.02

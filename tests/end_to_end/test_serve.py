@@ -55,7 +55,7 @@ def test_logprobs_are_near_the_references(model: Model) -> None:
         )
     ]
     assert sum(errors) / len(errors) < 0.1
-    assert max(errors) < 0.6
+    assert max(errors) < 1.0
 
 
 def test_greedy_repeats(model: Model) -> None:

@@ -12,6 +12,7 @@ from helion_kernels import OPS, launch, select
 from helion_kernels.aot import cubin
 from helion_kernels.aot.target import TARGETS, pretend
 from helion_kernels.qwen3 import MODELS, dims_of
+from helion_kernels.sample import Random
 
 TARGET = TARGETS["sm_90"]
 MOST = 8192
@@ -51,6 +52,28 @@ def test_all_dims_and_buckets_become_triton(name):
             }
             general = {p.name for p in specialised.kernel.params if p.do_not_specialize}
             assert symbols <= general, dims
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_what_is_compiled_is_what_a_call_asks_for(name, monkeypatch):
+    """Triton's key has the options as text, in their order: others would compile at the launch."""
+    dims = ALL_DIMS[name][0]
+    specialised = generate(name, dims, configs(name, dims)[0])
+    asked = []
+    monkeypatch.setattr(
+        type(specialised.kernel),
+        "run",
+        lambda self, *args, grid, warmup, **options: asked.append((warmup, str(options))),
+    )
+    specialised.compile()
+    specialised.function(*OPS[name].kernel_args(*sample_of(name, dims)))
+    assert [warmup for warmup, _ in asked] == [True, False]
+    assert asked[0][1] == asked[1][1]
+
+
+def sample_of(name, dims):
+    op = OPS[name]
+    return op.sample(op.dims(*dims), 3, Random("cpu"))
 
 
 @pytest.mark.parametrize("name", OPS)

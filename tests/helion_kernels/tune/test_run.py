@@ -77,7 +77,7 @@ def test_the_cost_model_is_near_what_was_measured():
     for row in rows:
         op = OPS[row["op"]]
         case = Case(op, op.dims(**row["dims"]), row["num_tokens"], 1.0)
-        space = [dict(c.config) for c in op.space(case.dims, case.num_tokens)]
+        space = [dict(c) for c in op.space(case.dims, case.num_tokens)]
         ratios.append(min(gemm_us(case, config) for config in space) / row["best"]["us"])
     assert len(ratios) == 16
     assert max(ratios) < 1.3
@@ -142,7 +142,7 @@ def test_a_short_budget_tunes_what_weighs_most(out):
     case = todo[0]
     choice, config = chosen(replace(case, num_tokens=8192), device)
     assert choice.source == "default"
-    assert config == dict(case.op.default_config(case.dims, 8192).config)
+    assert config == dict(case.op.default_config(case.dims, 8192))
 
 
 # -- kills
@@ -230,7 +230,7 @@ def test_without_resume_everything_is_measured_again(out):
 
 def test_a_config_that_breaks_the_gpu_is_never_run_again(out):
     case = next(case for case in FEW if case.num_tokens == 16)
-    bad = key(dict(case.op.space(case.dims, 16)[5].config))
+    bad = key(dict(case.op.space(case.dims, 16)[5]))
 
     def lost(other, config):
         return other.op == case.op and key(config) == bad
@@ -279,9 +279,7 @@ def test_where_nothing_works_nothing_is_written(out):
 def test_stock_where_it_wins_by_more_than_noise(out):
     gemm = [case for case in FEW if case.op.name == "scaled_mm"]
     best = {
-        str(case): min(
-            cost_us(case, dict(c.config)) for c in case.op.space(case.dims, case.num_tokens)
-        )
+        str(case): min(cost_us(case, dict(c)) for c in case.op.space(case.dims, case.num_tokens))
         for case in gemm
     }
     factors = {1: 0.9, 2: 0.999, 16: 1.2, 512: 0.7}
@@ -347,7 +345,7 @@ def test_neighbours_are_joined_by_timing_the_winner_of_the_one_at_the_other(out)
     """One config is within half a percent everywhere, but nowhere the best."""
     op = OPS["scaled_mm"]
     todo = cases([("scaled_mm", (6144, 4096))], [1, 2, 4, 8])
-    space = [dict(c.config) for c in op.space(todo[0].dims, 1)]
+    space = [dict(c) for c in op.space(todo[0].dims, 1)]
     same = {key(config): rough(key(config), 0.3) for config in space}
     fastest = dict(zip((1, 2, 4, 8), sorted(same, key=same.__getitem__)[:4], strict=True))
 

@@ -16,7 +16,7 @@ from tests.helion_kernels.tune.fake import Fake, cost_us
 OP = OPS["scaled_mm"]
 CASE = Case(OP, OP.dims(6144, 4096), 16, 1.0)
 SPACE = [dict(config) for config in OP.space(CASE.dims, 16)]
-RULE = dict(OP.default_config(CASE.dims, 16).config)
+RULE = dict(OP.default_config(CASE.dims, 16))
 
 
 def run(device, seconds=float("inf"), space=SPACE, seeds=(RULE,), seed=0):
