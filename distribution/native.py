@@ -48,6 +48,8 @@ def library(root: Path) -> Tree:
 def _run(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        told = next((line for line in lines if "error" in line.lower()), lines[-1])
+        # CMake's reason is on stderr, in the lines below the one that says error.
+        lines = [line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+        first = next((i for i, line in enumerate(lines) if "error" in line.lower()), -1)
+        told = " ".join(lines[first:][:4])
         raise BuildError(f"csrc/ does not compile: {told}; see csrc/README.md")
