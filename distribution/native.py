@@ -8,6 +8,7 @@ wherever it is built.
 
 import subprocess
 import tempfile
+from importlib.metadata import distribution
 from pathlib import Path
 
 from .errors import BuildError
@@ -25,13 +26,14 @@ def library(root: Path) -> Tree:
         return {}
     try:
         import cmake
-        import ninja
         import ziglang
+
+        make = _program("ninja")
     except ImportError as error:
         raise BuildError(
             f"{error.name} is not installed; pip install the build requirements of pyproject.toml"
         ) from None
-    make, configure = f"{ninja.BIN_DIR}/ninja", f"{cmake.CMAKE_BIN_DIR}/cmake"
+    configure = f"{cmake.CMAKE_BIN_DIR}/cmake"
     with step("compile") as details, tempfile.TemporaryDirectory() as folder:
         _run(
             *(configure, "-S", f"{root}/csrc", "-B", folder, "-G", "Ninja"),
@@ -43,6 +45,13 @@ def library(root: Path) -> Tree:
         data = (Path(folder) / Path(LIBRARY).name).read_bytes()
         details += [LIBRARY, megabytes(len(data))]
     return {LIBRARY: Data(data, executable=True)}
+
+
+def _program(package: str) -> str:
+    """The program of that name that the package installed, wherever pip's isolated build put it:
+    ninja's own BIN_DIR looks in the interpreter's folders only. Raises ImportError."""
+    files = distribution(package).files or []
+    return next(str(Path(f.locate()).resolve()) for f in files if f.name == package)
 
 
 def _run(*command: str) -> None:
