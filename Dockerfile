@@ -28,8 +28,8 @@ RUN --mount=type=cache,target=/root/.cache \
  && /opt/vllm/bin/pip uninstall -y pip
 
 FROM python
-# Triton compiles a small C launcher for each kernel when it first runs: a compiler and the headers
-# of Python and libc stay, and no other build tool. Kernels packed ahead of time will end this.
+# Triton compiles a small C launcher for each kernel of upstream's, and of ours that no pack holds,
+# when it first runs: a compiler and the headers of Python and libc stay, and no other build tool.
 # libnuma is for the cpu variant.
 RUN apt-get update \
  && apt-get install -y --no-install-recommends gcc libc6-dev libpython3-dev libnuma1 \
