@@ -82,7 +82,7 @@ def test_tune_of_a_checkpoint(cache, monkeypatch, capsys):
 
 
 def test_status_names_sizes_of_a_checkpoint(cache):
-    assert cli._model(None)[0] == "Qwen3-8B"
+    assert cli._model(None, None)[0] == "Qwen3-8B"
     (cache / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ValueError, match="llama"):
-        cli._model(str(cache))
+        cli._model(str(cache, None))

@@ -5,6 +5,7 @@ import json
 import math
 from bisect import bisect_left
 from dataclasses import replace
+from pathlib import Path
 from statistics import geometric_mean
 
 import pytest
@@ -19,7 +20,8 @@ from helion_kernels.tune.device import DeviceLostError, key
 from helion_kernels.tune.run import Tuning
 from tests.helion_kernels.tune.fake import Fake, Killed, cost_us, gemm_us, rough
 
-RESULTS = "benchmarks/results/nvidia_h100/kernels-sweep-gemm-8b.json"
+ROOT = Path(__file__).resolve().parents[3]
+RESULTS = ROOT / "benchmarks/results/nvidia_h100/kernels-sweep-gemm-8b.json"
 FEW = cases(
     [("scaled_mm", (6144, 4096)), ("dynamic_per_token_scaled_fp8_quant", (4096,))], [1, 2, 16, 512]
 )
