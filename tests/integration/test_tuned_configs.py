@@ -85,4 +85,4 @@ def test_status_names_sizes_of_a_checkpoint(cache):
     assert cli._model(None, None)[0] == "Qwen3-8B"
     (cache / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ValueError, match="llama"):
-        cli._model(str(cache, None))
+        cli._model(str(cache), None)
