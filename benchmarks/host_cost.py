@@ -24,8 +24,8 @@ from unittest import mock
 
 import torch
 
-from benchmarks import environment, stock
-from helion_kernels import OPS, packs, plan
+from benchmarks import stock
+from helion_kernels import OPS, environment, packs, plan
 from helion_kernels.aot import expression
 from helion_kernels.aot.index import Kernel
 from helion_kernels.op import Op

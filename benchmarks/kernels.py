@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from benchmarks import environment, stock
-from helion_kernels import OPS, plan, timing
+from benchmarks import stock
+from helion_kernels import OPS, environment, plan, timing
 from helion_kernels.accuracy import expect, fresh_outputs, problems
 from helion_kernels.op import Op
 from helion_kernels.qwen3 import MODELS, dims_of

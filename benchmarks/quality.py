@@ -31,8 +31,8 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.engine import run_arm
-from benchmarks.environment import describe
 from benchmarks.reference import Qwen3
+from helion_kernels.environment import describe
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "examples/tiny_qwen3"))

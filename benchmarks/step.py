@@ -18,14 +18,16 @@ from typing import Any
 import torch
 
 from benchmarks.checkpoint import LAYERS
-from benchmarks.environment import describe
 from helion_kernels import OPS, plan, timing
+from helion_kernels.environment import describe
 from helion_kernels.fp8 import FP8, GROUP
 from helion_kernels.qwen3 import MODELS, Sizes, calls
 
 CONTEXT = 512
 REPLAYS = 100
 Note = Callable[[str, torch.Tensor], None]
+Entries = dict[str, tuple[Callable[..., None], int]]
+"""Name of a call -> `plan.entry` of its plan."""
 
 
 def _weight(n: int, k: int, block: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -34,23 +36,28 @@ def _weight(n: int, k: int, block: bool) -> tuple[torch.Tensor, torch.Tensor]:
     return weight, torch.full(shape, k**-0.5 / 60, device="cuda")
 
 
+def prepare(sizes: Sizes, block: bool, max_num_tokens: int) -> Entries:
+    """How each call of a layer is made; once for all numbers of tokens, as an engine does."""
+    _, norm, qkv, _, rope_kv, quant, o, gate_up, silu, down = calls(sizes, block)
+    wanted = (norm, qkv, rope_kv, quant, o, gate_up, silu, down)
+    device = torch.device("cuda", 0)
+    ids = plan.prepare([(OPS[name], dims) for name, dims in wanted], max_num_tokens, device)
+    names = ("norm", "qkv", "rope_kv", "quant", "o", "gate_up", "silu", "down")
+    return {name: plan.entry(i) for name, i in zip(names, ids, strict=True)}
+
+
 class Model:
     """Weights, caches and buffers of a step of num_tokens."""
 
-    def __init__(self, sizes: Sizes, layers: int, block: bool, num_tokens: int) -> None:
-        self.sizes, self.block, self.m = sizes, block, num_tokens
+    def __init__(
+        self, sizes: Sizes, layers: int, block: bool, num_tokens: int, entries: Entries
+    ) -> None:
+        self.sizes, self.block, self.m, self.entries = sizes, block, num_tokens, entries
         hidden, inner, q_heads, kv_heads, d = sizes
         self.q, self.kv = q_heads * d, kv_heads * d
         attention = [(self.q + 2 * self.kv, hidden), (hidden, self.q)]
         shapes = [*attention, (2 * inner, hidden), (hidden, inner)]
         self.layers = [[_weight(n, k, block) for n, k in shapes] for _ in range(layers)]
-        _, norm, qkv, _, rope_kv, quant, o, gate_up, silu, down = calls(sizes, block)
-        wanted = (norm, qkv, rope_kv, quant, o, gate_up, silu, down)
-        ids = plan.prepare(
-            [(OPS[name], dims) for name, dims in wanted], num_tokens, torch.device("cuda", 0)
-        )
-        names = ("norm", "qkv", "rope_kv", "quant", "o", "gate_up", "silu", "down")
-        self.entries = {n: plan.entry(i) for n, i in zip(names, ids, strict=True)}
         self.norm = torch.ones(hidden, dtype=torch.bfloat16, device="cuda")
         self.head_norm = torch.ones(d, dtype=torch.bfloat16, device="cuda")
         self.cos_sin = torch.randn((1024, d), device="cuda").to(torch.bfloat16)
@@ -160,14 +167,11 @@ def main() -> None:
     hidden, inner, q_heads, kv_heads, d = sizes
     layer_bytes = hidden * (2 * q_heads + 2 * kv_heads) * d + 3 * hidden * inner
     tokens = [int(x) for x in args.tokens.split(",")]
-    plan.prepare(
-        [(OPS[name], dims) for name, dims in calls(sizes, args.format == "block")],
-        max(tokens),
-        torch.device("cuda", 0),
-    )
+    block = args.format == "block"
+    entries = prepare(sizes, block, max(tokens))
     rows = []
     for m in tokens:
-        us = measure(Model(sizes, layers, args.format == "block", m), args.rounds)
+        us = measure(Model(sizes, layers, block, m, entries), args.rounds)
         gb_s = layers * layer_bytes / us / 1e3
         rows.append({"tokens": m, "us": us, "weight_gb_s": gb_s})
         print(f"{m:5d} tokens {us:9.1f} us {gb_s:6.0f} GB/s of weights", flush=True)

@@ -39,7 +39,7 @@ writes, below --out:
 
 examples:
   python examples/tiny_qwen3/corpus.py                # the text, beforehand, with a network
-  python examples/tiny_qwen3/train.py --out run       # an H100: 3 to 4 minutes
+  python examples/tiny_qwen3/train.py --out run       # an H100: 90 seconds
   python examples/tiny_qwen3/train.py --out trial --steps 20 --batch 4 --length 64
 """
 

@@ -7,10 +7,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from helion_kernels.op import Config
 from helion_kernels.tune.cases import Case
-
-Config = dict[str, Any]
-"""What `helion.Config` is made of; or STOCK, where a time is asked for."""
 
 STOCK: Config = {}
 """Stands for the op's stock function in `Bench.compare`."""

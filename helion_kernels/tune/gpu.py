@@ -7,14 +7,12 @@ generated source, finds the machine code in the cache, checks the outputs agains
 times. What was compiled for one num_tokens serves the others.
 """
 
-import datetime
-import importlib.metadata
 import multiprocessing
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -24,13 +22,13 @@ from typing import Any
 import helion
 import torch
 
-from helion_kernels import OPS, launch, timing
+from helion_kernels import OPS, environment, launch, timing
 from helion_kernels.accuracy import expect, fresh_outputs, problems
 from helion_kernels.aot.target import Target, pretend
-from helion_kernels.op import Op
+from helion_kernels.op import Config, Op
 from helion_kernels.sample import Random
 from helion_kernels.tune.cases import Case
-from helion_kernels.tune.device import STOCK, Config, DeviceLostError, Trial, key
+from helion_kernels.tune.device import STOCK, DeviceLostError, Trial, key
 
 ROUNDS = 3
 """Replays of each config at first sight."""
@@ -85,7 +83,7 @@ class Gpu:
         self.gpu = self.target.gpu
         self.stock = stock
         self.ceilings = timing.measure_ceilings()
-        self.environment = _environment()
+        self.environment = environment.versions()
         self._compiled: dict[tuple[str, tuple[Any, ...], str], Future[str]] = {}
         self._workers = workers
         self._pool = self._start_pool()
@@ -172,7 +170,7 @@ class GpuBench:
         for i, (config, future) in enumerate(zip(configs, futures, strict=True)):
             try:
                 if future is None:
-                    graphs[i] = self._graph(self.device.stock[self.op.name], stock=True)
+                    graphs[i] = self._graph(self.device.stock[self.op.name])
                     continue
                 launcher = self._launcher(future.result())
                 if not (self.full.problems(launcher) or self.ragged.problems(launcher)):
@@ -186,23 +184,18 @@ class GpuBench:
 
     def _launcher(self, source: str) -> launch.Launcher:
         specialised = _specialise(self.op, self.case.dims, source)
-        return launch.build(specialised, torch.device("cuda", torch.cuda.current_device()))
+        device = torch.device("cuda", torch.cuda.current_device())
+        return launch.launcher(self.op, launch.build(specialised, device))
 
-    def _graph(self, launcher: launch.Launcher, stock: bool = False) -> timing.Graph:
-        """stock: the launcher takes the op's arguments, not the kernel's."""
+    def _graph(self, launcher: launch.Launcher) -> timing.Graph:
         calls = timing.calls_per_graph(len(self.sets), 1.5 * self.floor_us)
-        arm = [_call(launcher, args if stock else self.op.kernel_args(*args)) for args in self.sets]
-        return timing.Graph(arm, calls)
+        return timing.Graph([partial(launcher, *args) for args in self.sets], calls)
 
     def _check_device(self, config: Config) -> None:
         try:
             torch.cuda.synchronize()
         except RuntimeError as error:
             raise DeviceLostError(self.case, config) from error
-
-
-def _call(launcher: launch.Launcher, args: tuple[Any, ...]) -> Callable[[], object]:
-    return lambda: launcher(*args)
 
 
 class Check:
@@ -213,18 +206,5 @@ class Check:
 
     def problems(self, launcher: launch.Launcher) -> list[str]:
         actual = fresh_outputs(self.op, self.pristine)
-        launcher(*self.op.kernel_args(*actual))
+        launcher(*actual)
         return problems(self.op, self.expected, actual)
-
-
-def _environment() -> dict[str, Any]:
-    versions = {name: _version(name) for name in ("vllm", "torch", "triton", "helion")}
-    date = datetime.datetime.now().astimezone().date().isoformat()
-    return {"date": date, "cuda": torch.version.cuda, **versions}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

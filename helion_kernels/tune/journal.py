@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from helion_kernels.op import Op
+from helion_kernels.op import Config, Op
 from helion_kernels.tune.cases import Case
-from helion_kernels.tune.device import Config, key
+from helion_kernels.tune.device import key
 
 Id = tuple[str, tuple[Any, ...], int]
 

@@ -12,11 +12,11 @@ from statistics import mean
 from typing import Any
 
 from helion_kernels import select
-from helion_kernels.op import Op
+from helion_kernels.op import Config, Op
 from helion_kernels.registry import OPS
 from helion_kernels.tune import entries
 from helion_kernels.tune.cases import Case
-from helion_kernels.tune.device import STOCK, Bench, Config, Device, DeviceLostError, key
+from helion_kernels.tune.device import STOCK, Bench, Device, DeviceLostError, key
 from helion_kernels.tune.journal import Journal, Record, id_of
 from helion_kernels.tune.merge import segments
 from helion_kernels.tune.search import search
@@ -114,7 +114,7 @@ class Tuning:
             self._report(_line(case, record))
 
     def _tune(self, case: Case, until: float) -> Record:
-        space = self._allowed(case, [dict(c) for c in case.op.space(case.dims, case.num_tokens)])
+        space = self._allowed(case, case.op.space(case.dims, case.num_tokens))
         start = self._allowed(case, seeds(case, self.journal, self.device.gpu))
         with self.device.bench(case) as bench:
             trials = search(bench, space, start, lambda: self.device.clock() >= until, self.rng)

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from helion_kernels.tune.device import Bench, Config, Trial, key
+from helion_kernels.op import Config
+from helion_kernels.tune.device import Bench, Trial, key
 
 BATCH = 32
 """Configs between two decisions: twice the cores of the reference machine, which stay busy."""

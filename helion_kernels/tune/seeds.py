@@ -5,8 +5,8 @@ import math
 from collections.abc import Sequence
 
 from helion_kernels import select
+from helion_kernels.op import Config
 from helion_kernels.tune.cases import Case
-from helion_kernels.tune.device import Config
 from helion_kernels.tune.journal import Journal, Record
 
 BUCKETS = 3
@@ -22,8 +22,8 @@ def seeds(case: Case, journal: Journal, gpu: str) -> list[Config]:
     found = [config for record in buckets[:BUCKETS] for config, _ in record.times[:PER_BUCKET]]
     today = select.choose(op, dims, num_tokens, gpu)[-1].config
     if today is not None:
-        found.append(dict(today))
-    found.append(dict(op.default_config(dims, num_tokens)))
+        found.append(today)
+    found.append(op.default_config(dims, num_tokens))
     if near := nearest_dims(case, list(journal.records.values())):
         found += [config for config, _ in near.times[:PER_BUCKET]]
     return found

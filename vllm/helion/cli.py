@@ -173,7 +173,6 @@ def pack(args: argparse.Namespace) -> None:
     from helion_kernels import qwen3
     from helion_kernels.aot.make import make
     from helion_kernels.aot.target import TARGETS
-    from vllm.helion import switches
     from vllm.plugins import load_general_plugins
 
     load_general_plugins()

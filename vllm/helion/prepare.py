@@ -40,7 +40,7 @@ def prepare(worker: "Worker") -> None:
     if not layers:
         log()
         if not served.refusals():
-            architecture = worker.vllm_config.model_config.architecture
+            architecture = config.model_config.architecture
             logger.info("Helion: %s runs stock: not a Qwen3 decoder", architecture)
         return
     from helion_kernels import OPS, plan
@@ -50,7 +50,7 @@ def prepare(worker: "Worker") -> None:
     plan.use_pdl(switches.pdl())
     start = time.perf_counter()
     calls = [call for layer in layers for call in layer.calls]
-    max_num_tokens = worker.vllm_config.scheduler_config.max_num_batched_tokens
+    max_num_tokens = config.scheduler_config.max_num_batched_tokens
     ids = plan.prepare(
         [(OPS[call.op], call.dims) for call in calls],
         max_num_tokens,
@@ -59,7 +59,7 @@ def prepare(worker: "Worker") -> None:
         pack_folders=[switches.cache_folder()],
     )
     # A compiled graph is cached on disk, and the next process may have other packs.
-    traced = worker.vllm_config.compilation_config.mode != CompilationMode.NONE
+    traced = config.compilation_config.mode != CompilationMode.NONE
     for call, plan_id in zip(calls, ids, strict=True):
         if traced:
             call.plan = plan_id

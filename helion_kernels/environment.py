@@ -31,15 +31,16 @@ def version(package: str) -> str | None:
         return None
 
 
+def versions() -> dict[str, Any]:
+    """Date and software."""
+    packages = {name: version(name) for name in ("torch", "triton", "helion", "vllm")}
+    return {"date": today(), "cuda": torch.version.cuda, **packages}
+
+
 def describe() -> dict[str, Any]:
     """GPU, driver, clocks as they are now, versions and date."""
-    return {
-        "date": today(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "cuda": torch.version.cuda,
-        **{name: version(name) for name in ("torch", "triton", "helion", "vllm")},
-        **_nvidia_smi(),
-    }
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"gpu": gpu, **versions(), **_nvidia_smi()}
 
 
 def _nvidia_smi() -> dict[str, str]:
