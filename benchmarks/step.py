@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks.checkpoint import LAYERS
-from helion_kernels import OPS, plan, timing
+from helion_kernels import OPS, plan, split_k, timing
 from helion_kernels.environment import describe
 from helion_kernels.fp8 import FP8, GROUP
 from helion_kernels.qwen3 import MODELS, Sizes, calls
@@ -58,6 +58,7 @@ class Model:
         attention = [(self.q + 2 * self.kv, hidden), (hidden, self.q)]
         shapes = [*attention, (2 * inner, hidden), (hidden, inner)]
         self.layers = [[_weight(n, k, block) for n, k in shapes] for _ in range(layers)]
+        self.workspace = split_k.shared(torch.device("cuda", 0))
         self.norm = torch.ones(hidden, dtype=torch.bfloat16, device="cuda")
         self.head_norm = torch.ones(d, dtype=torch.bfloat16, device="cuda")
         self.cos_sin = torch.randn((1024, d), device="cuda").to(torch.bfloat16)
@@ -86,7 +87,7 @@ class Model:
 
         def mm(name: str, x: torch.Tensor, scale: torch.Tensor, weight: Any) -> torch.Tensor:
             out = torch.empty((self.m, len(weight[0])), dtype=torch.bfloat16, device="cuda")
-            return call(name, out, x, weight[0].t(), scale, weight[1])
+            return call(name, out, x, weight[0].t(), scale, weight[1], self.workspace)
 
         hidden, inner, q_heads, _, d = self.sizes
         x = self.input.clone()

@@ -112,13 +112,13 @@ def _qk_norm_rope_kv_write(  # type: ignore[no-untyped-def]
     return run
 
 
-def _cutlass(out, a, b, scale_a, scale_b):  # type: ignore[no-untyped-def]
+def _cutlass(out, a, b, scale_a, scale_b, workspace):  # type: ignore[no-untyped-def]
     op = torch.ops._C.cutlass_scaled_mm
     return lambda: op(out, a, b, scale_a, scale_b, None)
 
 
-def _cutlass_block(out, a, b, scale_a, scale_b):  # type: ignore[no-untyped-def]
-    return _cutlass(out, a, b, scale_a, scale_b.t())
+def _cutlass_block(out, a, b, scale_a, scale_b, workspace):  # type: ignore[no-untyped-def]
+    return _cutlass(out, a, b, scale_a, scale_b.t(), workspace)
 
 
 def _deep_gemm() -> Any:
@@ -129,7 +129,7 @@ def _deep_gemm() -> Any:
         return None
 
 
-def _deepgemm(out, a, b, scale_a, scale_b):  # type: ignore[no-untyped-def]
+def _deepgemm(out, a, b, scale_a, scale_b, workspace):  # type: ignore[no-untyped-def]
     module = _deep_gemm()
     aligned = module.get_col_major_tma_aligned_tensor(scale_a)
     # float32 scales as they are: the E8M0 form would be another computation.

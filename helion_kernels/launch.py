@@ -14,9 +14,11 @@ from typing import Any
 import helion
 import helion.language
 import torch
+from helion.language import _decorators as decorators
 from helion.runtime import default_launcher
 from helion.runtime.ref_mode import RefMode
 
+from helion_kernels import pdl
 from helion_kernels.op import Config, Op
 from helion_kernels.registry import OPS
 from helion_kernels.sample import Symbolic
@@ -26,6 +28,13 @@ Launcher = Callable[..., None]
 for _op in OPS.values():
     # Importing Helion takes seconds: the kernels' files leave it to whoever compiles.
     _op.kernel.__globals__["hl"] = helion.language
+pdl.hl = helion.language  # type: ignore[attr-defined]
+
+
+@decorators.ref(helion.language.inline_triton)
+def _nothing(triton_source: str, args: Any, output_like: Any) -> None:
+    """What `pdl` writes in Triton orders launches: nothing in Helion's interpreter."""
+
 
 _SETTINGS: dict[str, Any] = {
     "static_shapes": False,

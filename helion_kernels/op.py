@@ -46,6 +46,9 @@ class Sample(Protocol):
     def empty(self, shape: Sequence[int], dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
         """A tensor that the op must write in full; random ones are poisoned."""
 
+    def zeros(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        """A workspace, as kernels expect and leave it."""
+
     def randn(
         self, shape: Sequence[int], dtype: torch.dtype, mean: float = 0.0, std: float = 1.0
     ) -> torch.Tensor: ...
@@ -78,6 +81,8 @@ class Op:
     bytes_moved: Callable[[Any, int], int]
     flops: Callable[[Any, int], int] = lambda dims, num_tokens: 0
     kernel_args: Callable[..., tuple[Any, ...]] = lambda *args: args
+    serves: Callable[[Any, Config, int], bool] = lambda dims, config, num_tokens: True
+    """Whether a config may serve up to num_tokens."""
 
     @cached_property
     def arguments(self) -> list[torch.Argument]:
@@ -94,7 +99,8 @@ class Op:
         ]
 
 
-def _power_of_2(n: int) -> int:
+def power_of_2(n: int) -> int:
+    """The smallest that is no less than n."""
     return 1 << (n - 1).bit_length()
 
 
@@ -104,7 +110,7 @@ def row_reduction_config(row: int, num_tokens: int) -> Config:
     Warps: 16 elements a thread is two 16-byte loads in flight; more warps than that only adds
     to the cost of the cross-warp reduction.
     """
-    warps = min(32, max(1, _power_of_2(row) // (32 * 16)))
+    warps = min(32, max(1, power_of_2(row) // (32 * 16)))
     return Config(block_sizes=[1], reduction_loops=[None], num_warps=warps, num_stages=1)
 
 
@@ -114,13 +120,13 @@ def row_reduction_space(row: int, num_tokens: int) -> list[Config]:
         Config(block_sizes=[rows], reduction_loops=[None], num_warps=warps, num_stages=1)
         for rows in (1, 2, 4)
         for warps in (1, 2, 4, 8, 16, 32)
-        if 4 <= rows * _power_of_2(row) // (32 * warps) <= 128
+        if 4 <= rows * power_of_2(row) // (32 * warps) <= 128
     ]
 
 
 def group_config(row: int, num_tokens: int) -> Config:
     """Groups of 128 are independent: few per program while programs are scarce, 8 KiB otherwise."""
-    groups = min(_power_of_2(row // 128), 2 if num_tokens <= 64 else 16)
+    groups = min(power_of_2(row // 128), 2 if num_tokens <= 64 else 16)
     return Config(
         block_sizes=[1, groups],
         reduction_loops=[None],
@@ -136,14 +142,14 @@ def group_space(row: int, num_tokens: int) -> list[Config]:
         for rows in (1, 2, 4)
         for groups in (1, 2, 4, 8, 16, 32)
         for warps in (1, 2, 4, 8)
-        if groups <= _power_of_2(row // 128) and 2 <= rows * groups * 128 // (32 * warps) <= 64
+        if groups <= power_of_2(row // 128) and 2 <= rows * groups * 128 // (32 * warps) <= 64
     ]
 
 
 def head_config(num_q_heads: int, num_kv_heads: int, num_tokens: int) -> Config:
     """A few heads per program; the query and the key-value loop share one launch."""
     per_program = 1 if num_tokens <= 16 else 4
-    q, kv = (min(per_program, _power_of_2(n)) for n in (num_q_heads, num_kv_heads))
+    q, kv = (min(per_program, power_of_2(n)) for n in (num_q_heads, num_kv_heads))
     return Config(
         block_sizes=[1, q, 1, kv],
         reduction_loops=[None],
@@ -158,9 +164,9 @@ def head_space(num_q_heads: int, num_kv_heads: int, num_tokens: int) -> list[Con
         Config(
             block_sizes=[
                 tokens,
-                min(heads, _power_of_2(num_q_heads)),
+                min(heads, power_of_2(num_q_heads)),
                 tokens,
-                min(heads, _power_of_2(num_kv_heads)),
+                min(heads, power_of_2(num_kv_heads)),
             ],
             reduction_loops=[None],
             num_warps=warps,
@@ -171,62 +177,3 @@ def head_space(num_q_heads: int, num_kv_heads: int, num_tokens: int) -> list[Con
         for warps in (1, 2, 4, 8)
         if 1 <= tokens * heads * 64 // (32 * warps) <= 16
     ]
-
-
-def gemm_config(n: int, k: int, num_tokens: int, block_k: int | None = 128) -> Config:
-    """Weights dominate up to 64 tokens, arithmetic beyond.
-
-    Up to 64: the smallest tile of M that holds all tokens, so that every weight is read once, and a
-    narrow tile of N, so that all multiprocessors have one. H100, cold L2, M = 1, [16, 64, 256]:
-    gate_up of Qwen3-8B 36.8 us, 91 % of the read bandwidth. Beyond: 128 x 128 tiles on two
-    warpgroups. block_k None: the kernel's loop has a step of its own (128); more stages then keep
-    as many bytes of weights in flight, 48 KiB per multiprocessor.
-    """
-    if num_tokens <= 64:
-        block_m = 16 if num_tokens <= 16 else 32 if num_tokens <= 32 else 64
-        block_n, warps = (64 if n >= 8192 else 32), 4
-        stages = 384 // block_n if block_k is None else 5
-        if block_k is not None and block_m < 64:
-            block_k = 256
-        elif block_k is not None:
-            stages *= 2
-    elif num_tokens <= 256:
-        block_m, block_n, warps, stages = 64, 64, 4, 4
-    else:
-        block_m, block_n, warps, stages = 128, 128, 8, 4
-    return _gemm(block_m, min(block_n, _power_of_2(n)), block_k, warps, stages)
-
-
-def _gemm(
-    block_m: int, block_n: int, block_k: int | None, warps: int, stages: int, group: int = 8
-) -> Config:
-    tile_k = [] if block_k is None else [block_k]
-    return Config(
-        block_sizes=[block_m, block_n, *tile_k],
-        l2_groupings=[group],
-        num_warps=warps,
-        num_stages=stages,
-    )
-
-
-def gemm_space(n: int, k: int, num_tokens: int, block_k: int | None = 128) -> list[Config]:
-    """Tiles x warps x stages that fit in 227 KiB of shared memory."""
-    tiles_m = (16, 32, 64, 128) if num_tokens <= 128 else (64, 128, 256)
-    wanted = min(128, max(16, _power_of_2(num_tokens)))
-    configs = []
-    for block_m in tiles_m:
-        if num_tokens <= 64 and not wanted <= block_m <= 2 * wanted:
-            continue
-        for block_n in (16, 32, 64, 128) if block_k is None else (16, 32, 64, 128, 256):
-            for tile_k in (128,) if block_k is None else (64, 128, 256, 512):
-                for warps in (4, 8):
-                    for stages in (3, 4, 5, 6, 8, 10, 12):
-                        shared = (block_m + block_n) * tile_k * stages
-                        threads = block_m * block_n // (32 * warps)
-                        # From 64 rows on it is a WGMMA: of a sum of 256 products of one sign it
-                        # loses more than the 2^-10 of tests/gpu (test_accumulation).
-                        exact = block_m < 64 or tile_k <= 128
-                        if exact and shared <= 227 * 1024 and 2 <= threads <= 128:
-                            step = None if block_k is None else tile_k
-                            configs.append(_gemm(block_m, block_n, step, warps, stages))
-    return configs

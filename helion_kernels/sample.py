@@ -25,6 +25,9 @@ class Random:
         out.view(torch.uint8).fill_(POISON)
         return out
 
+    def zeros(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        return torch.zeros(tuple(shape), dtype=dtype, device=self.device)
+
     def randn(
         self, shape: Sequence[int], dtype: torch.dtype, mean: float = 0.0, std: float = 1.0
     ) -> torch.Tensor:
@@ -63,6 +66,9 @@ class Symbolic:
     def empty(self, shape: Sequence[int], dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
         with self.mode:
             return torch.empty(tuple(shape), dtype=dtype, device=self.device)
+
+    def zeros(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        return self.empty(shape, dtype)
 
     def randn(
         self, shape: Sequence[int], dtype: torch.dtype, mean: float = 0.0, std: float = 1.0

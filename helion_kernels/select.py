@@ -28,6 +28,8 @@ DEFAULT_BUCKETS = (16, 32, 64, 256)
 """Bounds at which the ops' own rules may change; everything above the last is one bucket."""
 SATURATED = 2048
 """A config tuned for so many tokens serves any number beyond: the GPU is full."""
+UNBOUNDED = 1 << 20
+"""More tokens than a step has."""
 RELATIVES = (
     ("h100", "h800", "h20", "h200", "gh200", "b100", "b200", "gb200", "b300", "gb300"),
     ("l4", "l20", "l40", "l40s"),
@@ -82,6 +84,19 @@ def choose(
 
     Raises ConfigError for a file that is damaged or names a config that the op cannot have.
     """
+    choices = _choose(op, dims, max_num_tokens, gpu, stock)
+    last = choices[-1]
+    if last.config is not None and not op.serves(dims, last.config, UNBOUNDED):
+        # The last bucket serves every number beyond, and this config must not meet them.
+        why = f"{last.reason}: for {last.upto} tokens at most"
+        rule = op.default_config(dims, UNBOUNDED)
+        choices.append(Choice("default", rule, last.upto + 1, why))
+    return choices
+
+
+def _choose(
+    op: Op, dims: tuple[Any, ...], max_num_tokens: int, gpu: str, stock: frozenset[str]
+) -> list[Choice]:
     choices: list[Choice] = []
     served = 0
     for layer in _layers(op, tuple(dims), slug(gpu)):
@@ -204,4 +219,6 @@ def _checked(op: Op, entry: dict[str, Any]) -> tuple[tuple[Any, ...], int]:
             value = config.get(key, usual)
             if isinstance(usual, list) and len(value) != len(usual):
                 raise ValueError(f"{key} has {len(usual)} values here, not {value}")
+        if not op.serves(dims, config, upto):
+            raise ValueError(f"a config that cannot serve {upto} tokens: {config}")
     return tuple(dims), upto

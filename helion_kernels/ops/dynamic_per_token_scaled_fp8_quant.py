@@ -26,6 +26,8 @@ class Dims(NamedTuple):
 def kernel(out: torch.Tensor, input: torch.Tensor, scale: torch.Tensor) -> None:
     num_tokens, hidden_size = input.size()
     hl.specialize(hidden_size)
+    hl.pdl_launch_dependents()
+    hl.pdl_wait()
     for tile_m in hl.tile(num_tokens):
         x = input[tile_m, :].to(torch.float32)
         s = torch.clamp(torch.amax(torch.abs(x), dim=-1) * (1.0 / 448.0), min=1.0 / 229376.0)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from helion_kernels import pdl
 from helion_kernels.op import Config, Op, Sample, head_config, head_space
 from helion_kernels.ops.fused_qk_norm_rope import (
     Dims,
@@ -57,28 +58,35 @@ def kernel(
     cos_sin = cos_sin_cache.view(cos_sin_cache.size(0), 2, half)
     q_w = q_weight.view(2, half)
     k_w = k_weight.view(2, half)
+    hl.pdl_launch_dependents()
     for tile_t, tile_h in hl.tile([num_tokens, q_heads]):
         position = positions[tile_t]
+        w_first, w_second = q_w[0, :], q_w[1, :]
+        cos, sin = cos_sin[position, 0, :], cos_sin[position, 1, :]
+        pdl.wait()
         first, second = norm_rope(
             heads[tile_t, tile_h, 0, :],
             heads[tile_t, tile_h, 1, :],
-            q_w[0, :],
-            q_w[1, :],
-            cos_sin[position, 0, :],
-            cos_sin[position, 1, :],
+            w_first,
+            w_second,
+            cos,
+            sin,
             epsilon,
         )
         q_heads_out[tile_t, tile_h, 0, :] = first.to(q_out.dtype)
         q_heads_out[tile_t, tile_h, 1, :] = second.to(q_out.dtype)
     for tile_t, tile_h in hl.tile([num_slots, kv_heads]):
         position = positions[tile_t]
+        w_first, w_second = k_w[0, :], k_w[1, :]
+        cos, sin = cos_sin[position, 0, :], cos_sin[position, 1, :]
+        pdl.wait()
         first, second = norm_rope(
             keys[tile_t, tile_h, 0, :],
             keys[tile_t, tile_h, 1, :],
-            k_w[0, :],
-            k_w[1, :],
-            cos_sin[position, 0, :],
-            cos_sin[position, 1, :],
+            w_first,
+            w_second,
+            cos,
+            sin,
             epsilon,
         )
         slot = slot_mapping[tile_t]

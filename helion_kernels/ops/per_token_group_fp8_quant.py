@@ -30,6 +30,8 @@ def kernel(out: torch.Tensor, input: torch.Tensor, scale: torch.Tensor) -> None:
     groups = hidden_size // 128
     x_groups = input.view(num_tokens, groups, 128)
     out_groups = out.view(num_tokens, groups, 128)
+    hl.pdl_launch_dependents()
+    hl.pdl_wait()
     for tile_m, tile_g in hl.tile([num_tokens, groups]):
         x = x_groups[tile_m, tile_g, :].to(torch.float32)
         s = torch.clamp(torch.amax(torch.abs(x), dim=-1), min=1e-10) * (1.0 / 448.0)

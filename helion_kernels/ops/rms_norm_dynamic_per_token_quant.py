@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from helion_kernels import pdl
 from helion_kernels.fp8 import FP8, FP8_MAX, MIN_TOKEN_SCALE
 from helion_kernels.op import Op, Sample, row_reduction_config, row_reduction_space
 
@@ -37,14 +38,17 @@ def kernel(
 ) -> None:
     num_tokens, hidden_size = input.size()
     hl.specialize(hidden_size)
+    hl.pdl_launch_dependents()
     for tile_m in hl.tile(num_tokens):
+        w = weight[:].to(torch.float32)
+        pdl.wait()
         z = input[tile_m, :].to(torch.float32)
         if residual is not None:
             rounded = (z + residual[tile_m, :].to(torch.float32)).to(residual.dtype)
             residual[tile_m, :] = rounded
             z = rounded.to(torch.float32)
         inv_rms = torch.rsqrt(torch.sum(z * z, dim=-1) / hidden_size + epsilon)
-        y = z * inv_rms[:, None] * weight[:].to(torch.float32)[None, :]
+        y = z * inv_rms[:, None] * w[None, :]
         s = torch.clamp(torch.amax(torch.abs(y), dim=-1) * (1.0 / 448.0), min=1.0 / 229376.0)
         scale[tile_m, 0] = s
         out[tile_m, :] = torch.clamp(y / s[:, None], -448.0, 448.0).to(out.dtype)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from helion_kernels import pdl
 from helion_kernels.fp8 import FP8, GROUP
 from helion_kernels.op import Op, Sample, row_reduction_config, row_reduction_space
 from helion_kernels.ops.per_token_group_fp8_quant import group_quant_reference
@@ -39,7 +40,10 @@ def kernel(
     # 3-d (token, group, element) and 2-d views: groups stay static, both reductions in registers.
     num_tokens, groups, group_size = input.size()
     hl.specialize((groups, group_size))
+    hl.pdl_launch_dependents()
     for tile_m in hl.tile(num_tokens):
+        w = weight[:, :].to(torch.float32)
+        pdl.wait()
         z = input[tile_m, :, :].to(torch.float32)
         if residual is not None:
             rounded = (z + residual[tile_m, :, :].to(torch.float32)).to(residual.dtype)
@@ -47,7 +51,7 @@ def kernel(
             z = rounded.to(torch.float32)
         square = torch.sum(torch.sum(z * z, dim=-1), dim=-1)
         inv_rms = torch.rsqrt(square / (groups * group_size) + epsilon)
-        y = z * inv_rms[:, None, None] * weight[:, :].to(torch.float32)[None, :, :]
+        y = z * inv_rms[:, None, None] * w[None, :, :]
         s = torch.clamp(torch.amax(torch.abs(y), dim=-1), min=1e-10) * (1.0 / 448.0)
         scale[tile_m, :] = s
         out[tile_m, :, :] = torch.clamp(y / s[:, :, None], -448.0, 448.0).to(out.dtype)

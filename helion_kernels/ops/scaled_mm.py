@@ -4,8 +4,14 @@
     out[m, n] = bf16(scale_a[m] * scale_b[n] * sum_k a[m, k] * b[k, n])
 
 Shapes: a [M, K] float8_e4m3fn, row-major; b [K, N] float8_e4m3fn, column-major (the transposed view
-of an [N, K] weight); scale_a [M, 1], scale_b [N, 1] float32; out [M, N] bf16.
+of an [N, K] weight); scale_a [M, 1], scale_b [N, 1] float32; out [M, N] bf16; workspace: of
+`split_k.workspace`, for configs that split K.
 Bytes: M K + K N + 2 M N + 4 (M + N); operations: 2 M N K. Source: vLLM `cutlass_scaled_mm`.
+
+Operands are swapped, out^T = b^T a^T: a WGMMA has 64 rows at least and 8 columns, so that the few
+tokens of a decode step are columns and FP8 goes to the tensor core as it is. (With tokens as rows
+Triton uses mma.sync below 64, after converting every weight to f16.) H100, 16 tokens, cold L2:
+6144 x 4096 11.8 us instead of 12.3, 4096 x 4096 8.95 instead of 9.6.
 
 Accumulation: a Hopper FP8 WGMMA keeps about 14 bits of its sum, and Triton lets it run over all of
 K unless told otherwise. Each K tile is therefore summed from zero and added in float32 outside the
@@ -16,8 +22,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from helion_kernels import gemm, pdl, split_k
 from helion_kernels.fp8 import FP8
-from helion_kernels.op import Config, Op, Sample, gemm_config, gemm_space
+from helion_kernels.op import Op, Sample
 
 if TYPE_CHECKING:
     import helion.language as hl
@@ -34,16 +41,36 @@ def kernel(
     b: torch.Tensor,
     scale_a: torch.Tensor,
     scale_b: torch.Tensor,
+    partials: torch.Tensor,
+    arrived: torch.Tensor,
 ) -> None:
     m, k = a.size()
     n = b.size(1)
     hl.specialize((k, n))
-    for tile_m, tile_n in hl.tile([m, n]):
-        acc = hl.zeros([tile_m, tile_n], dtype=torch.float32)
-        for tile_k in hl.tile(k):
-            acc = acc + hl.dot(a[tile_m, tile_k], b[tile_k, tile_n])
-        scaled = acc * scale_a[tile_m, 0][:, None] * scale_b[tile_n, 0][None, :]
-        out[tile_m, tile_n] = scaled.to(out.dtype)
+    weight, tokens = b.t(), a.t()
+    size_m = hl.register_block_size(16, m)
+    size_n = hl.register_block_size(16, n)
+    size_part = hl.register_block_size(512, 65536)
+    splits = (k + size_part - 1) // size_part
+    hl.pdl_wait()
+    for tile_m, tile_n, part in hl.tile([m, n, k], block_size=[size_m, size_n, size_part]):
+        acc = hl.zeros([tile_n, tile_m], dtype=torch.float32)
+        for tile_k in hl.tile(part.begin, part.end, block_size=128):
+            acc = acc + hl.dot(weight[tile_n, tile_k], tokens[tile_k, tile_m])
+        pdl.launch_dependents()
+        if splits > 1:
+            partials[part.id, tile_n, tile_m] = acc
+            before = hl.atomic_add(arrived, [tile_m.id, tile_n.id], 1, sem="acq_rel")
+            if before == splits - 1:
+                arrived[tile_m.id, tile_n.id] = 0
+                total = hl.zeros([tile_n, tile_m], dtype=torch.float32)
+                for i in hl.grid(splits):
+                    total = total + partials[i, tile_n, tile_m]
+                scaled = total * scale_b[tile_n, 0][:, None] * scale_a[tile_m, 0][None, :]
+                out[tile_m, tile_n] = scaled.to(out.dtype).transpose(0, 1)
+        else:
+            scaled = acc * scale_b[tile_n, 0][:, None] * scale_a[tile_m, 0][None, :]
+            out[tile_m, tile_n] = scaled.to(out.dtype).transpose(0, 1)
 
 
 def reference(
@@ -52,6 +79,7 @@ def reference(
     b: torch.Tensor,
     scale_a: torch.Tensor,
     scale_b: torch.Tensor,
+    workspace: torch.Tensor | None = None,
 ) -> None:
     exact = a.double() @ b.double()
     out.copy_(exact * scale_a.double() * scale_b.double().t())
@@ -64,24 +92,23 @@ def sample(dims: Dims, num_tokens: int, make: Sample) -> tuple[torch.Tensor, ...
         make.randn((dims.n, dims.k), FP8, std=60.0).t(),
         make.uniform((num_tokens, 1), low=1e-3, high=1e-2),
         make.uniform((dims.n, 1), low=1e-4, high=1e-3),
+        make.zeros((split_k.SIZE,), torch.float32),
     )
-
-
-def default_config(dims: Dims, num_tokens: int) -> Config:
-    return gemm_config(dims.n, dims.k, num_tokens)
 
 
 OP = Op(
     name="scaled_mm",
-    schema="(Tensor(a!) out, Tensor a, Tensor b, Tensor scale_a, Tensor scale_b, int plan=-1) "
-    "-> ()",
+    schema="(Tensor(a!) out, Tensor a, Tensor b, Tensor scale_a, Tensor scale_b, "
+    "Tensor workspace, int plan=-1) -> ()",
     kernel=kernel,
+    kernel_args=split_k.kernel_args,
     reference=reference,
     dims=Dims,
-    dims_of=lambda out, a, b, scale_a, scale_b: Dims(b.shape[1], b.shape[0]),
+    dims_of=lambda out, a, b, *_: Dims(b.shape[1], b.shape[0]),
     sample=sample,
-    default_config=default_config,
-    space=lambda dims, num_tokens: gemm_space(dims.n, dims.k, num_tokens),
+    default_config=lambda dims, num_tokens: gemm.default_config(dims.n, dims.k, num_tokens),
+    space=lambda dims, num_tokens: gemm.space(dims.n, dims.k, num_tokens),
+    serves=gemm.serves,
     bytes_moved=lambda dims, m: m * dims.k + dims.k * dims.n + 2 * m * dims.n + 4 * (m + dims.n),
     flops=lambda dims, m: 2 * m * dims.n * dims.k,
 )

@@ -27,6 +27,8 @@ def kernel(out: torch.Tensor, input: torch.Tensor, scale: torch.Tensor) -> None:
     num_tokens, intermediate_size = out.size()
     hl.specialize(intermediate_size)
     gate_up = input.view(num_tokens, 2, intermediate_size)
+    hl.pdl_launch_dependents()
+    hl.pdl_wait()
     for tile_m in hl.tile(num_tokens):
         gate = gate_up[tile_m, 0, :].to(torch.float32)
         up = gate_up[tile_m, 1, :].to(torch.float32)

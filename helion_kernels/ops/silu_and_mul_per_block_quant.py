@@ -32,6 +32,8 @@ def kernel(out: torch.Tensor, input: torch.Tensor, scale: torch.Tensor) -> None:
     groups = intermediate_size // 128
     gate_up = input.view(num_tokens, 2, groups, 128)
     out_groups = out.view(num_tokens, groups, 128)
+    hl.pdl_launch_dependents()
+    hl.pdl_wait()
     for tile_m, tile_g in hl.tile([num_tokens, groups]):
         gate = gate_up[tile_m, 0, tile_g, :].to(torch.float32)
         up = gate_up[tile_m, 1, tile_g, :].to(torch.float32)

@@ -137,9 +137,14 @@ class Tuning:
             )
 
     def _allowed(self, case: Case, configs: list[Config]) -> list[Config]:
-        """Without those that left the GPU unusable in an earlier run."""
+        """Without those that may not serve the case, or left the GPU unusable in an earlier run."""
         mine = (case.op.name, tuple(case.dims))
-        return [c for c in configs if (*mine, key(c)) not in self.journal.broken]
+        return [
+            config
+            for config in configs
+            if case.op.serves(case.dims, config, case.num_tokens)
+            and (*mine, key(config)) not in self.journal.broken
+        ]
 
     def _winners(self, case: Case) -> list[Config]:
         """The best of the other buckets of the case's (op, dims)."""
@@ -154,15 +159,17 @@ class Tuning:
             for pair in pairwise(records):
                 winners = [record.times[0][0] for record in pair]
                 for record in pair:
+                    if record.id not in cases or self._joined(pair):
+                        continue
                     # Read again: the pair before this one may have added times.
                     known = self.journal.records[record.id]
-                    missing = any(key(winner) not in known.by_key() for winner in winners)
-                    if record.id not in cases or not missing or self._joined(pair):
+                    served = self._allowed(cases[record.id], winners)
+                    if all(key(winner) in known.by_key() for winner in served):
                         continue
                     if self.device.clock() >= self.end:
                         return
                     with self.device.bench(cases[record.id]) as bench:
-                        self.journal.add(_with_times(known, winners, bench))
+                        self.journal.add(_with_times(known, served, bench))
             self._save(op, dims)
 
     def _joined(self, pair: tuple[Record, Record]) -> bool:

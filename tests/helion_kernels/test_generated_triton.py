@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from helion_kernels import OPS
+from helion_kernels import OPS, split_k
 
 ROOT = Path(__file__).parents[2]
 DIMS = {
@@ -41,6 +41,8 @@ def cases(name):
     space = op.space(dims, 19)
     for config in space[:: max(1, len(space) // 3)]:
         yield min(19, most), config
+    for config in [c for c in space if split_k.MIN_PART in c["block_sizes"][2:]][:2]:
+        yield 19, config
 
 
 def run(asked):

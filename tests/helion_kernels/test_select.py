@@ -15,8 +15,8 @@ OP = OPS["scaled_mm"]
 DIMS = OP.dims(6144, 4096)
 
 
-def config(m=16, n=64, k=128, **more):
-    return {"block_sizes": [m, n, k], "num_warps": 4, "num_stages": 3, **more}
+def config(m=16, n=64, part=65536, **more):
+    return {"block_sizes": [m, n, part], "num_warps": 4, "num_stages": 3, **more}
 
 
 def entry(upto, config, n=6144, k=4096):
@@ -81,6 +81,19 @@ def test_last_bucket_reaches_to_max_num_tokens_and_no_bucket_lies_beyond(folders
     folders("shipped", [entry(16, config(16)), entry(64, config(64)), entry(512, config(128))])
     assert choose(most=8192)[-1].upto == 8192
     assert [c.upto for c in choose(most=40)] == [16, 64]
+
+
+def test_a_config_that_splits_never_meets_more_tokens_than_it_has_room_for(folders):
+    folders("shipped", [entry(64, config(part=1024))])
+    *_, split, rest = choose(most=64)
+    assert (split.upto, split.config["block_sizes"][2]) == (64, 1024)
+    assert (rest.upto, rest.source) == (65, "default")
+    assert rest.config["block_sizes"][2] > 4096
+    assert choose(most=8192)[0].upto == 64
+    folders("shipped", [entry(128, config(part=1024))])
+    select._load.cache_clear()
+    with pytest.raises(select.ConfigError, match="cannot serve 128 tokens"):
+        choose(most=64)
 
 
 def test_nearest_dims_within_a_factor_of_two(folders):

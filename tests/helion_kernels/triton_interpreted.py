@@ -3,7 +3,7 @@
 
 A program, because TRITON_INTERPRET holds for a whole process. Two parts of Triton's interpreter are
 replaced: its float conversions, which truncate to bf16 and lose a carry when rounding to float8,
-and libdevice's functions, which it does not have.
+and functions that it does not have: libdevice's, and those that order launches.
 """
 
 import json
@@ -15,7 +15,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 import numpy as np
 import torch
 import triton.language as tl
-from triton.language.extra import libdevice
+from triton.language.extra import cuda, libdevice
 from triton.runtime import interpreter
 
 from helion_kernels import OPS, launch
@@ -38,9 +38,16 @@ def convert(data, source, target, rounding_mode):
     return bits.view(torch.uint8).numpy().view(_BITS[bits.itemsize]).reshape(data.shape)
 
 
+def number_range(*bounds):
+    """range of Triton's scalars, which it keeps in arrays of one element: numpy 2.4 refuses those."""
+    return range(*(b.handle.data.item() if isinstance(b, tl.tensor) else b for b in bounds))
+
+
 def main() -> None:
     interpreter._convert_float = convert
+    interpreter.range = number_range
     libdevice.rsqrt = lambda x: 1.0 / tl.sqrt(x)
+    cuda.gdc_wait = cuda.gdc_launch_dependents = lambda: None
     wrong = []
     for name, dims, num_tokens, config in json.load(sys.stdin):
         op = OPS[name]

@@ -22,10 +22,11 @@ class HelionFp8BlockScaledMMKernel(Fp8BlockScaledMMLinearKernel):
     def apply_block_scaled_mm(
         self, A: torch.Tensor, B: torch.Tensor, As: torch.Tensor, Bs: torch.Tensor
     ) -> torch.Tensor:
-        import helion_kernels  # noqa: F401
+        from helion_kernels import split_k
 
         out = torch.empty((A.shape[0], B.shape[0]), dtype=self.config.out_dtype)
-        torch.ops.helion_kernels.scaled_mm_blockwise(out, A, B.t(), As, Bs.float())
+        workspace = split_k.shared(A.device)
+        torch.ops.helion_kernels.scaled_mm_blockwise(out, A, B.t(), As, Bs.float(), workspace)
         return out
 
 

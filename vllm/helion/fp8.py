@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from helion_kernels import split_k
 from helion_kernels.fp8 import FP8, GROUP
 from vllm.model_executor.layers.linear import LinearBase, LinearMethodBase
 from vllm.model_executor.utils import replace_parameter
@@ -155,5 +156,6 @@ class HelionLinearMethod(LinearMethodBase):
         getattr(ops, self.format.quant)(values, flat, scales)
         out = flat.new_empty((flat.shape[0], layer.weight.shape[0]))
         weight, weight_scale = layer.weight.t(), layer.helion_scale
-        getattr(ops, self.format.scaled_mm)(out, values, weight, scales, weight_scale)
+        workspace = split_k.shared(x.device)
+        getattr(ops, self.format.scaled_mm)(out, values, weight, scales, weight_scale, workspace)
         return (out if bias is None else out + bias).view(*x.shape[:-1], -1)

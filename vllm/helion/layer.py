@@ -68,6 +68,8 @@ class HelionDecoderLayer:
         self.silu_and_mul_quant = Call(format.silu_and_mul_quant, self.intermediate)
         self.down_mm = Call(format.scaled_mm, hidden, self.intermediate)
         self.writes_kv = _writes_kv(self.attn)
+        self.workspace: torch.Tensor | None = None
+        """Of the GEMMs; set by prepare."""
 
     @property
     def calls(self) -> list[Call]:
@@ -115,7 +117,7 @@ class HelionDecoderLayer:
     ) -> torch.Tensor:
         weight = linear.weight
         out = torch.empty((x.shape[0], weight.shape[0]), dtype=torch.bfloat16, device=x.device)
-        call(out, x, weight.t(), scale, linear.helion_scale)
+        call(out, x, weight.t(), scale, linear.helion_scale, self.workspace)
         return out
 
     def _attention(self, positions: torch.Tensor, qkv: torch.Tensor) -> torch.Tensor:

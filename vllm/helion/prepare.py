@@ -43,9 +43,11 @@ def prepare(worker: "Worker") -> None:
             architecture = config.model_config.architecture
             logger.info("Helion: %s runs stock: not a Qwen3 decoder", architecture)
         return
-    from helion_kernels import OPS, plan
+    from helion_kernels import OPS, plan, split_k
     from vllm.helion import stock, switches
 
+    for layer in layers:
+        layer.workspace = split_k.shared(worker.device)
     stock.register()
     plan.use_pdl(switches.pdl())
     start = time.perf_counter()

@@ -50,6 +50,7 @@ def model_refusal(vllm_config: "VllmConfig") -> str | None:
         f"dtype is {model.dtype}, not bfloat16": model.dtype != torch.bfloat16,
         "decode context parallelism is on": parallel.decode_context_parallel_size > 1,
         "prefill context parallelism is on": parallel.prefill_context_parallel_size > 1,
+        "dual batch overlap is on": parallel.enable_dbo,
         "the model is not quantised": quantization is None and model.quantization is None,
         f"head_dim is {head_dim}, not {HEAD_DIM}": head_dim != HEAD_DIM,
         "attention is bidirectional": not getattr(config, "is_causal", True),

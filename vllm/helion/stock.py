@@ -12,6 +12,7 @@ def register() -> None:
     if not current_platform.is_cuda():
         return
     register_stock("scaled_mm", _scaled_mm)
+    register_stock("scaled_mm_blockwise", _scaled_mm_blockwise)
     register_stock("dynamic_per_token_scaled_fp8_quant", _dynamic_per_token_scaled_fp8_quant)
 
 
@@ -21,8 +22,21 @@ def _scaled_mm(
     b: torch.Tensor,
     scale_a: torch.Tensor,
     scale_b: torch.Tensor,
+    workspace: torch.Tensor,
 ) -> None:
     torch.ops._C.cutlass_scaled_mm(out, a, b, scale_a, scale_b, None)
+
+
+def _scaled_mm_blockwise(
+    out: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    scale_a: torch.Tensor,
+    scale_b: torch.Tensor,
+    workspace: torch.Tensor,
+) -> None:
+    # CUTLASS, not DeepGEMM: that compiles with nvcc at run time, and rounds scales.
+    torch.ops._C.cutlass_scaled_mm(out, a, b, scale_a, scale_b.t(), None)
 
 
 def _dynamic_per_token_scaled_fp8_quant(

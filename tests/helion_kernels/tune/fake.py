@@ -30,9 +30,11 @@ def rough(seed: str, size: float) -> float:
 def gemm_us(case: Case, config: Config) -> float:
     """A tile's loads and products, waves of tiles, and the overhead measured on an H100."""
     n, k, m = *case.dims[:2], case.num_tokens
-    bm, bn, bk = [*config["block_sizes"], 128][:3]
+    bm, bn, part = config["block_sizes"]
+    bk = 128 * max(1, config["range_unroll_factors"][1])
     warps, stages = config["num_warps"], config["num_stages"]
-    tiles = -(-m // bm) * -(-n // bn)
+    parts = -(-k // part)
+    tiles = -(-m // bm) * -(-n // bn) * parts
     resident = max(1, min(227 * 1024 // ((bm + bn) * bk * stages), 64 // warps // 2, 4))
     waves = -(-tiles // (132 * resident))
     busy = tiles / (waves * 132 * resident)
@@ -44,8 +46,9 @@ def gemm_us(case: Case, config: Config) -> float:
     fits = 1.0 if per_warp <= 64 else 0.75 if per_warp <= 128 else 0.3
     tensor = 0.7 * fits * (min(bm, 64) / 64) ** 0.3 * (min(bn, 128) / 128) ** 0.5
     tensor *= 1.0 if bm <= 128 else 0.85
-    arithmetic = waves * resident * 2 * bm * bn * k / (1.4e9 / 132 * tensor)
-    return 3.5 + max(memory, arithmetic) + 0.15 * min(memory, arithmetic)
+    arithmetic = waves * resident * 2 * bm * bn * k / parts / (1.4e9 / 132 * tensor)
+    adding = 1.5 if parts > 1 else 0.0
+    return 3.5 + adding + max(memory, arithmetic) + 0.15 * min(memory, arithmetic)
 
 
 def small_us(case: Case, config: Config) -> float:

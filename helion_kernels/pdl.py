@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programmatic dependent launch: where a kernel waits for the one ahead of it and lets the next in.
+
+A kernel that says `hl.pdl_wait()` or `hl.pdl_launch_dependents()` on the host may be launched while
+the one ahead of it still runs, as soon as all programs of that one have said
+`hl.pdl_launch_dependents()` or ended. Helion places both at a kernel's entry or exit only; these
+two stand anywhere in its body.
+
+Rules, for all kernels here:
+- Every program waits, once, before it touches anything but weights and a step's inputs (positions,
+  slots), and before it writes. A kernel that ends has therefore seen all before it end, so that
+  waiting for the one ahead is waiting for all.
+- Kernels between GEMMs let the next one in at their entry: it finds its place while they work.
+  GEMMs do so after their loop over K, their last read: earlier ones would take shared memory from
+  programs of theirs that have not started. Measured: docs/performance-log.md.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import helion.language as hl
+
+
+def wait() -> None:
+    """Wait until the kernel ahead has ended and its writes are visible (inlined by Helion)."""
+    hl.inline_triton("tl.extra.cuda.gdc_wait()", args=(), output_like=None)
+
+
+def launch_dependents() -> None:
+    """Let the next kernel start, once every program has said so (inlined by Helion)."""
+    hl.inline_triton("tl.extra.cuda.gdc_launch_dependents()", args=(), output_like=None)

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Split-K: several programs share an output tile, each with its part of K.
+
+Each leaves its partial sum in a workspace; the one that arrives last adds them up, in the order of
+K whoever it is, so that results repeat bit for bit. It pays where tiles are too few for the GPU or
+the work on each is a long chain: block FP8 at up to 64 tokens (docs/performance-log.md).
+"""
+
+from functools import cache
+
+import torch
+
+MAX_TOKENS = 64
+"""Configs that split serve no more: their partial sums would fill the workspace."""
+MIN_PART = 512
+"""Elements of K in a part, at least."""
+WHOLE = 1 << 16
+"""A part that is never split: larger than any K."""
+COUNTERS = (4, 2048)
+"""Tiles of at least 16 tokens, tiles of N."""
+_COUNTED = COUNTERS[0] * COUNTERS[1]
+SIZE = _COUNTED + (1 << 22)
+"""Words of a workspace: 16 MiB of partial sums."""
+
+
+def workspace(device: torch.device | str) -> torch.Tensor:
+    """float32 [SIZE], zero. One for each stream on which GEMMs run; kernels leave its counters 0.
+
+    Ops do not declare that they write it: nobody reads it after them, and a graph compiler would
+    keep a copy of what they write.
+    """
+    return torch.zeros(SIZE, dtype=torch.float32, device=device)
+
+
+@cache
+def shared(device: torch.device) -> torch.Tensor:
+    """The workspace of a device's model, which runs on one stream."""
+    return workspace(device)
+
+
+def fits(n: int, k: int, num_tokens: int, block_n: int, part: int) -> bool:
+    """Whether parts of that size need no more than a workspace has."""
+    splits = -(-k // part)
+    if splits == 1:
+        return True
+    small = num_tokens <= MAX_TOKENS and -(-n // block_n) <= COUNTERS[1]
+    return small and splits * n * num_tokens <= SIZE - _COUNTED
+
+
+def kernel_args(
+    out: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale_a: torch.Tensor,
+    scale_b: torch.Tensor, workspace: torch.Tensor,
+) -> tuple[torch.Tensor, ...]:  # fmt: skip
+    """A GEMM's arguments, its workspace as partial sums [parts, N, M] and int32 counters."""
+    m, n = out.shape
+    room = (SIZE - _COUNTED) // (n * m)
+    partials = workspace.as_strided((room, n, m), (n * m, m, 1), _COUNTED)
+    arrived = workspace[:_COUNTED].view(torch.int32).view(COUNTERS)
+    return out, a, b, scale_a, scale_b, partials, arrived
