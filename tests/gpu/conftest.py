@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests that need a GPU: skipped without one."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "helion_kernels"))  # what both share
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
