@@ -6,24 +6,11 @@ Sizes are such that tiles overhang in every dimension and that a reduction takes
 
 import pytest
 from anything import cases
+from dims import SMALL
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helion_kernels import OPS, split_k
-
-DIMS = {
-    "dynamic_per_token_scaled_fp8_quant": (640,),
-    "per_token_group_fp8_quant": (640,),
-    "rms_norm_dynamic_per_token_quant": (640, True),
-    "rms_norm_per_block_quant": (640, False),
-    "silu_and_mul_dynamic_per_token_quant": (640,),
-    "silu_and_mul_per_block_quant": (640,),
-    "fused_qk_norm_rope": (6, 3, 64),
-    "fused_qk_norm_rope_kv_write": (6, 3, 64),
-    "scaled_mm": (200, 640),
-    "scaled_mm_blockwise": (200, 640),
-}
-
 
 SEVERAL_PROGRAMS = 5
 """Tokens for all but the GEMMs: the interpreter takes 50 ms for a program that reduces."""
@@ -35,7 +22,7 @@ def most(name, gemm):
 
 def configs(name):
     """(num_tokens, config): the op's own rule at each bucket, and some of its space."""
-    op, dims = OPS[name], OPS[name].dims(*DIMS[name])
+    op, dims = OPS[name], OPS[name].dims(*SMALL[name])
     for num_tokens in (1, 19, 37, 130):
         yield min(num_tokens, most(name, 130)), op.default_config(dims, num_tokens)
     space = op.space(dims, 19)
@@ -48,7 +35,7 @@ def configs(name):
 @pytest.mark.parametrize("name", OPS)
 def test_right_at_every_tile_size(name, triton):
     for num_tokens, config in configs(name):
-        assert triton.ask("random", name, DIMS[name], num_tokens, config) == [], config
+        assert triton.ask("random", name, SMALL[name], num_tokens, config) == [], config
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -56,6 +43,6 @@ def test_right_at_every_tile_size(name, triton):
 @given(data=st.data())
 def test_anything(name, triton, data):
     """Strides, extremes and what is not finite, in code that the GPU would run."""
-    case = data.draw(cases(name, st.just(DIMS[name]), most(name, 40)))
+    case = data.draw(cases(name, st.just(SMALL[name]), most(name, 40)))
     _, config = data.draw(st.sampled_from(list(configs(name))))
     assert triton.ask("anything", case, config) == []
