@@ -16,7 +16,7 @@ from helion_kernels import OPS
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 TOOLS = {
-    # What lies beside a tensor belongs to no other; libraries probe the driver with calls that fail.
+    # What lies beside a tensor belongs to no other. Libraries probe the driver: calls may fail.
     "memcheck": ["--padding", "1024", "--report-api-errors", "no"],
     "racecheck": [],
 }

@@ -52,7 +52,7 @@ def convert(data, source, target, rounding_mode):
 
 
 def number_range(*bounds):
-    """range of Triton's scalars, which it keeps in arrays of one element: numpy 2.4 refuses those."""
+    """range of Triton's scalars: arrays of one element, which numpy 2.4 takes for no numbers."""
     return range(*(b.handle.data.item() if isinstance(b, tl.tensor) else b for b in bounds))
 
 
