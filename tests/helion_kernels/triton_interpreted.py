@@ -21,6 +21,7 @@ import numpy as np
 import torch
 import triton.language as tl
 from anything import Case, Edit, wrong
+from batches import Tokens
 from triton.language.extra import cuda, libdevice
 from triton.runtime import interpreter
 
@@ -39,6 +40,7 @@ _TORCH = {
 }
 _BITS = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 _launchers: dict[str, Launcher] = {}
+_tokens: dict[str, Tokens] = {}
 
 
 def tensor(data: np.ndarray, dtype: tl.dtype) -> torch.Tensor:
@@ -88,7 +90,18 @@ def anything(case: list[Any], config: Config) -> list[str]:
     return wrong(known, "cpu", launcher(name, dims, config))
 
 
-QUESTIONS: dict[str, Callable[..., Any]] = {"random": random, "anything": anything}
+def batch(
+    name: str, dims: list[Any], count: int, alone: Config, config: Config, chosen: list[int]
+) -> list[str]:
+    """Of `count` tokens the chosen whose outputs in one batch differ from those of each alone."""
+    key = json.dumps([name, dims, count, alone])
+    if key not in _tokens:
+        _tokens[key] = Tokens(OPS[name], tuple(dims), count, launcher(name, dims, alone))
+    _tokens[key].call = launcher(name, dims, config)
+    return _tokens[key].changed(chosen)
+
+
+QUESTIONS: dict[str, Callable[..., Any]] = {"random": random, "anything": anything, "batch": batch}
 
 
 def answer(question: str, *arguments: Any) -> list[Any]:
