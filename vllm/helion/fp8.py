@@ -5,7 +5,8 @@
     BLOCK       Qwen's own: a scale per token and 128 inputs, and per 128 x 128 weights
 
 Weights stay as the checkpoint has them, [N, K] row-major, and so do the scales: upstream transposes
-per-channel weights and rounds block scales to powers of two for DeepGEMM.
+per-channel weights and rounds block scales to powers of two for DeepGEMM (VLLM_HELION_UE8M0=1 does
+the latter to weights).
 """
 
 from collections.abc import Callable
@@ -15,8 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from helion_kernels import split_k
+from helion_kernels import split_k, ue8m0
 from helion_kernels.fp8 import FP8, GROUP
+from vllm.helion import switches
 from vllm.model_executor.layers.linear import LinearBase, LinearMethodBase
 from vllm.model_executor.utils import replace_parameter
 
@@ -141,8 +143,11 @@ class HelionLinearMethod(LinearMethodBase):
                 f"{self.prefix}.{name} holds NaN or infinity: the checkpoint is damaged, fetch or "
                 "quantise it again"
             )
-        replace_parameter(layer, "weight", layer.weight.data.contiguous())
-        replace_parameter(layer, name, scale.contiguous())
+        weight, scale = layer.weight.data.contiguous(), scale.contiguous()
+        if self.format.grouped and switches.ue8m0():
+            ue8m0.requantise(weight, scale)
+        replace_parameter(layer, "weight", weight)
+        replace_parameter(layer, name, scale)
         layer.helion_scale = getattr(layer, name)
         layer.input_scale = None
 

@@ -13,6 +13,10 @@ SWITCHES = {
         "1",
         "0: no kernel starts before the one ahead of it has ended (programmatic dependent launch)",
     ),
+    "VLLM_HELION_UE8M0": (
+        "0",
+        "1: block FP8 weights get scales that are powers of two, as upstream has them for DeepGEMM",
+    ),
     "VLLM_HELION_CONFIG_DIR": (
         "",
         "your tuned configs; default: helion/configs in vLLM's cache directory",
@@ -28,6 +32,11 @@ def enabled() -> bool:
 def pdl() -> bool:
     """Whether kernels that are made for it may start while the one ahead of them still runs."""
     return _on("VLLM_HELION_PDL")
+
+
+def ue8m0() -> bool:
+    """Whether the scales of block FP8 weights are rounded up to powers of two."""
+    return _on("VLLM_HELION_UE8M0")
 
 
 def batch_invariant() -> bool:
