@@ -206,12 +206,15 @@ class Gate:
         work.mkdir(parents=True, exist_ok=True)
         (work / "task.json").write_text(json.dumps(task._asdict()))
 
-    def arm(self, name: str, model: Path, shape: str, helion: bool) -> dict[str, Any] | None:
+    def arm(
+        self, name: str, model: Path, shape: str, helion: bool, **switches: str
+    ) -> dict[str, Any] | None:
         start = time.monotonic()
         options = COMMON | SHAPES[shape] | (GPU if self.gpu else {"enforce_eager": True})
         arguments = ["--model", str(model), "--task", str(self.work / "task.json")]
         arguments += ["--engine-args", json.dumps(options)]
-        environment = {"VLLM_HELION": str(int(helion)), **({} if self.gpu else CPU_ENVIRONMENT)}
+        environment = {"VLLM_HELION": str(int(helion)), **switches}
+        environment |= {} if self.gpu else CPU_ENVIRONMENT
         result = run_arm(environment, arguments, self.work / f"{name}.log", "quality_arm.py")
         print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
         if result is None:

@@ -44,6 +44,22 @@ def fp8(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     return quotient.to(torch.float8_e4m3fn).to(x.dtype) * scale
 
 
+def power_of_two(x: torch.Tensor) -> torch.Tensor:
+    """Rounded up; of float32, as vLLM has its scales."""
+    return torch.exp2(torch.ceil(torch.log2(x.float()))).to(x.dtype)
+
+
+def ue8m0_weight(weight: torch.Tensor) -> torch.Tensor:
+    """Dequantised blocks, quantised again with scales that are powers of two, and back."""
+    rows, columns = weight.shape
+    pad = (0, -columns % GROUP, 0, -rows % GROUP)
+    blocks = (
+        torch.nn.functional.pad(weight, pad).unflatten(1, (-1, GROUP)).unflatten(0, (-1, GROUP))
+    )
+    amax = blocks.abs().amax((1, 3), keepdim=True).clamp(min=1e-4)
+    return fp8(blocks, power_of_two(amax / FP8_MAX)).flatten(2).flatten(0, 1)[:rows, :columns]
+
+
 class Linear:
     """y = round(quantised(x) @ weight.T), by the tensors that the checkpoint has under ``name``."""
 
@@ -53,9 +69,10 @@ class Linear:
         name: str,
         dtype: torch.dtype,
         round: Callable[[torch.Tensor], torch.Tensor],
+        ue8m0: bool = False,
     ) -> None:
         weight = tensors[name + ".weight"].to(dtype)
-        self.round = round
+        self.round, self.ue8m0 = round, ue8m0
         rows, columns = weight.shape
         self.group: int | None = None
         if (scale := tensors.get(name + ".weight_scale")) is not None:
@@ -65,6 +82,7 @@ class Linear:
         elif (scale := tensors.get(name + ".weight_scale_inv")) is not None:
             wide = scale.to(dtype).repeat_interleave(GROUP, 0).repeat_interleave(GROUP, 1)
             weight = weight * wide[:rows, :columns]
+            weight = ue8m0_weight(weight) if ue8m0 else weight
             self.group = GROUP
         self.weight = weight
 
@@ -75,6 +93,7 @@ class Linear:
         amax = groups.abs().amax(-1, keepdim=True)
         if self.group == GROUP:
             scale = amax.clamp(min=MIN_GROUP_AMAX) / FP8_MAX
+            scale = power_of_two(scale) if self.ue8m0 else scale
         else:
             scale = (amax / FP8_MAX).clamp(min=MIN_TOKEN_SCALE)
         return fp8(groups, scale).flatten(-2)
@@ -87,7 +106,11 @@ class Qwen3:
     """The model of one checkpoint folder. No cache: every call computes all tokens anew."""
 
     def __init__(
-        self, folder: Path, exact: bool = False, device: str | torch.device = "cpu"
+        self,
+        folder: Path,
+        exact: bool = False,
+        device: str | torch.device = "cpu",
+        ue8m0: bool = False,
     ) -> None:
         config = json.loads((folder / "config.json").read_text("utf-8"))
         self.layers: int = config["num_hidden_layers"]
@@ -103,7 +126,7 @@ class Qwen3:
             for name, tensor in load_file(folder / "model.safetensors").items()
         }
         self.linears = {
-            name: Linear(tensors, name, self.dtype, self.round)
+            name: Linear(tensors, name, self.dtype, self.round, ue8m0)
             for name in (key.removesuffix(".weight") for key in tensors)
             if name.endswith("_proj")
         }
