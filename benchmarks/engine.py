@@ -62,6 +62,14 @@ def summary(runs: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, float]
     return table
 
 
+def cells(run: dict[str, Any]) -> dict[str, float]:
+    """A process's figures, by name and batch."""
+    found = {"startup_s": run["startup_s"]}
+    for key in ("tpot_ms", "prefill_ms"):
+        found |= {f"{key}@{row['batch']}": row[key] for row in run["rows"]}
+    return found
+
+
 def agreement(a: dict[str, Any], b: dict[str, Any]) -> dict[str, float]:
     """How two arms' logits differ under the same forced tokens."""
     pairs = [
