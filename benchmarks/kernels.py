@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import stock
+from benchmarks import inductor, stock
 from helion_kernels import OPS, environment, plan, timing
 from helion_kernels.accuracy import expect, fresh_outputs, problems
 from helion_kernels.op import Op
@@ -88,7 +88,7 @@ def compare(
     if with_stock:
         binds |= stock.arms(op.name, dims)
     if options.inductor:
-        binds |= stock.inductor_arms(op.name, dims)
+        binds |= inductor.arms(op.name, dims)
 
     bytes_moved, flops = op.bytes_moved(dims, num_tokens), op.flops(dims, num_tokens)
     floor = ceilings.floor_us(bytes_moved, flops)
