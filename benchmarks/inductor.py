@@ -39,7 +39,9 @@ def arms(op_name: str, dims: tuple[Any, ...]) -> dict[str, Arm]:
         return {}
 
     def bind(*args: Any) -> Callable[[], object]:
-        function = compiled(op_name, dims)
+        function = _attempt(op_name, dims)
+        if isinstance(function, Exception):
+            raise function
         # Held until the next call, so that each set of arguments has outputs of its own: those of
         # other arms rotate through the cache too.
         held: list[object] = [None]
@@ -53,6 +55,14 @@ def arms(op_name: str, dims: tuple[Any, ...]) -> dict[str, Arm]:
 
 
 @lru_cache(maxsize=1)
+def _attempt(op_name: str, dims: tuple[Any, ...]) -> Callable[..., Outputs] | Exception:
+    """What does not compile is not tried again for each number of tokens."""
+    try:
+        return compiled(op_name, dims)
+    except Exception as error:
+        return error
+
+
 def compiled(
     op_name: str,
     dims: tuple[Any, ...],

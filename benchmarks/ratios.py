@@ -84,10 +84,13 @@ def are_rows(rows: Any) -> bool:
     )
 
 
+def dims_text(dims: Iterable[Any]) -> str:
+    return "x".join(str(int(value)) for value in dims)
+
+
 def key(row: dict[str, Any]) -> tuple[str, str, int]:
     """Equal for rows of one case."""
-    dims = "x".join(str(int(value)) for value in row["dims"].values())
-    return row["op"], dims, row["num_tokens"]
+    return row["op"], dims_text(row["dims"].values()), row["num_tokens"]
 
 
 def grouped(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str, int], list[dict[str, Any]]]:

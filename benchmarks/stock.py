@@ -25,6 +25,19 @@ def load() -> str | None:
     return None
 
 
+def register() -> str | None:
+    """Give plans the kernels that config entries named `stock` mean, as serving does.
+
+    Returns why it cannot be, or None. A plan without them runs the op's own rule instead.
+    """
+    try:
+        served = importlib.import_module("vllm.helion.stock")
+    except ImportError as error:
+        return f"buckets that are stock's run our rule instead: {error}"
+    served.register()
+    return None
+
+
 def arms(op_name: str, dims: tuple[Any, ...]) -> dict[str, Arm]:
     """Stock's arms for an op, by name; vLLM's ops must be loaded."""
     found = dict(_CSRC.get(op_name, {}))

@@ -98,12 +98,29 @@ def test_outputs_live_until_the_next_call(monkeypatch):
         made.append(weakref.ref(result))
         return result
 
+    inductor._attempt.cache_clear()
     monkeypatch.setattr(inductor, "compiled", lambda name, dims: function)
     bind = inductor.arms("per_token_group_fp8_quant", (128,))["inductor"]
     first, second = bind(torch.zeros(1)), bind(torch.ones(1))
     for run in (first, second, first):
         run()
     assert [ref() is not None for ref in made] == [False, True, True]
+
+
+def test_what_does_not_compile_is_tried_once(monkeypatch):
+    tried = []
+
+    def fail(name, dims):
+        tried.append(dims)
+        raise RuntimeError("no Triton")
+
+    inductor._attempt.cache_clear()
+    monkeypatch.setattr(inductor, "compiled", fail)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="no Triton"):
+            inductor.arms("per_token_group_fp8_quant", (128,))["inductor"](torch.zeros(1))
+    inductor._attempt.cache_clear()
+    assert tried == [(128,)]
 
 
 def test_num_tokens_alone_is_dynamic():
