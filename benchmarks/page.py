@@ -163,9 +163,7 @@ def arms(found: spread.Table) -> Iterator[str]:
         line = [cell, "-" if ours is None else str(ours)]
         for other in others:
             theirs = found[other].get(cell)
-            if ours is None or theirs is None:
-                line += ["-" if theirs is None else str(theirs), "-"]
-            else:
-                line += [str(theirs), f"{spread.ratio(cell, ours, theirs):.2f}x"]
+            line.append("-" if theirs is None else str(theirs))
+            line.append(spread.ratio(cell, ours, theirs) or "-")
         lines.append(line)
     yield from table(head, lines)

@@ -62,11 +62,12 @@ def plain(table: Table) -> dict[str, dict[str, dict[str, float]]]:
     }
 
 
-def ratio(cell: str, ours: Spread, base: Spread) -> float:
-    """More than 1: ours is better than base."""
-    if HIGHER_IS_BETTER in cell:
-        return ours.median / base.median
-    return base.median / ours.median
+def ratio(cell: str, ours: Spread | None, base: Spread | None) -> str:
+    """`1.25x`: ours is better than base; empty where one of them is missing or 0."""
+    if ours is None or base is None or not ours.median or not base.median:
+        return ""
+    ratio = ours.median / base.median
+    return f"{ratio if HIGHER_IS_BETTER in cell else 1 / ratio:.2f}x"
 
 
 def entry(table: Table, name: str, cell: str, baseline: str) -> str:
@@ -74,9 +75,7 @@ def entry(table: Table, name: str, cell: str, baseline: str) -> str:
     ours, base = table[name].get(cell), table.get(baseline, {}).get(cell)
     if ours is None:
         return "-"
-    if base is None or name == baseline:
-        return str(ours)
-    return f"{ours} {ratio(cell, ours, base):.2f}x"
+    return f"{ours} {'' if name == baseline else ratio(cell, ours, base)}".rstrip()
 
 
 def rows(table: Table) -> list[str]:
