@@ -104,6 +104,7 @@ def exit_on_signals() -> None:
     """Let SIGTERM and SIGHUP unwind this process, so that what it started is ended too."""
 
     def leave(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # once: what is being ended is not to be interrupted
         sys.exit(128 + number)
 
     for number in (signal.SIGTERM, signal.SIGHUP):

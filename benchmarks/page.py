@@ -4,7 +4,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from benchmarks import engine, ratios, spread
+from benchmarks import breakdown, engine, ratios, server, spread
 from benchmarks.ratios import FEW, GEMM_SMALL, GEMM_TARGETS, INDUCTOR, MANY, TARGETS, Case
 
 BEGIN, END = "<!-- begin: python -m benchmarks.report -->", "<!-- end -->"
@@ -25,6 +25,12 @@ ENGINE_METHOD = (
     "Method: `python -m benchmarks.engine`, each arm in processes of its own, interleaved; medians "
     "over processes, in brackets their range where there are several. Speed-up: an arm's time over "
     "the first arm's. `tpot_ms@8`: time per output token in a batch of 8."
+)
+SERVER_METHOD = (
+    "Method: `python -m benchmarks.server`: `vllm serve` and `vllm bench serve`, random prompts of "
+    "one length, servers of the arms in turns; medians over servers, in brackets their range where "
+    "there are several. Speed-up: of the first arm over another. `tpot_ms_p90@8`: time per output "
+    "token, 90th percentile over requests, 8 at a time."
 )
 
 
@@ -135,22 +141,42 @@ def kernels(gpu: str, cases: list[Case], documents: list[dict[str, Any]]) -> Ite
 
 def engines(documents: dict[str, dict[str, Any]]) -> Iterator[str]:
     """The section of one GPU's `benchmarks.engine`, by file name without suffix."""
-    yield "### Engine"
-    yield ""
-    if not documents:
-        yield "No results of `python -m benchmarks.engine` here yet."
-        return
-    yield ENGINE_METHOD
+    yield from _section("Engine", "engine", ENGINE_METHOD, documents)
     for name, document in documents.items():
-        processes = [f"{arm} {len(runs)}" for arm, runs in document["runs"].items()]
-        yield ""
-        yield f"**{document.get('model', name)}** (`{name}.json`)"
-        yield ""
-        yield f"{device(document)}. Processes: {', '.join(processes)}."
-        if document.get("note"):
-            yield f"Note: {document['note']}"
-        yield ""
-        yield from arms(spread.summary(document["runs"], engine.cells))
+        yield from _comparison(name, document, spread.summary(document["runs"], engine.cells))
+        steps = spread.summary(document["runs"], breakdown.cells)
+        if steps:
+            yield ""
+            yield "Microseconds of a decode step, by kernel:"
+            yield ""
+            yield from arms(steps)
+
+
+def servers(documents: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """The section of one GPU's `benchmarks.server`, by file name without suffix."""
+    yield from _section("Server", "server", SERVER_METHOD, documents)
+    for name, document in documents.items():
+        yield from _comparison(name, document, spread.summary(document["runs"], server.cells))
+
+
+def _section(
+    title: str, command: str, method: str, documents: dict[str, dict[str, Any]]
+) -> Iterator[str]:
+    yield f"### {title}"
+    yield ""
+    yield method if documents else f"No results of `python -m benchmarks.{command}` here yet."
+
+
+def _comparison(name: str, document: dict[str, Any], found: spread.Table) -> Iterator[str]:
+    processes = [f"{arm} {len(runs)}" for arm, runs in document["runs"].items()]
+    yield ""
+    yield f"**{document.get('model', name)}** (`{name}.json`)"
+    yield ""
+    yield f"{device(document)}. Processes: {', '.join(processes)}."
+    if document.get("note"):
+        yield f"Note: {document['note']}"
+    yield ""
+    yield from arms(found)
 
 
 def arms(found: spread.Table) -> Iterator[str]:

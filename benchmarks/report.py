@@ -4,13 +4,15 @@
     python -m benchmarks.report
 
 Reads benchmarks/results/<gpu>/: kernels-*.json of `benchmarks.kernels`, engine-*.json of
-`benchmarks.engine`. Files of another form are named and left out. What is between the markers of
-docs/benchmarks.md is written anew, what is around them stays. The same results give the same bytes.
+`benchmarks.engine`, server-*.json of `benchmarks.server`. Files of another form are named and left
+out. What is between the markers of docs/benchmarks.md is written anew, what is around them stays.
+The same results give the same bytes.
 """
 
 import argparse
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +32,7 @@ class Results(NamedTuple):
     """Documents that the cases are from."""
     engines: dict[str, dict[str, Any]]
     """By file name without suffix."""
+    servers: dict[str, dict[str, Any]]
 
 
 def load(folder: Path, say: Say = print) -> Results:
@@ -40,7 +43,9 @@ def load(folder: Path, say: Say = print) -> Results:
     for document in dated:
         last |= ratios.grouped(document["rows"])
     rows = [row for where in sorted(last) for row in last[where]]
-    return Results(ratios.cases(rows), dated, _documents(folder, "engine", _is_engine, say))
+    engines = _documents(folder, "engine", partial(_is_comparison, "agreement_with"), say)
+    servers = _documents(folder, "server", partial(_is_comparison, "baseline"), say)
+    return Results(ratios.cases(rows), dated, engines, servers)
 
 
 def _documents(
@@ -64,9 +69,12 @@ def _is_kernels(document: dict[str, Any]) -> bool:
     return ratios.are_rows(document.get("rows"))
 
 
-def _is_engine(document: dict[str, Any]) -> bool:
+def _is_comparison(baseline: str, document: dict[str, Any]) -> bool:
+    """Whether two arms at least have runs; baseline: the key that names the last of them."""
     runs = document.get("runs")
-    return isinstance(runs, dict) and document.get("agreement_with") in runs and len(runs) > 1
+    if not isinstance(runs, dict) or document.get(baseline) not in runs:
+        return False
+    return sum(map(bool, runs.values())) > 1
 
 
 def render(folders: dict[str, Results]) -> str:
@@ -74,7 +82,7 @@ def render(folders: dict[str, Results]) -> str:
     lines = [page.ORIGIN]
     for gpu, results in folders.items():
         lines += ["", f"## {gpu}", "", *page.kernels(gpu, results.cases, results.kernels)]
-        lines += ["", *page.engines(results.engines)]
+        lines += ["", *page.engines(results.engines), "", *page.servers(results.servers)]
     return "\n".join(lines) + "\n"
 
 

@@ -58,6 +58,21 @@ ENGINE = {
         ],
     },
 }
+SERVER_ROW = {f"p{p}_{metric}_ms": 20.0 for p in (50, 90, 99) for metric in ("ttft", "tpot")}
+SERVER = {
+    "environment": {**GPU, "date": "2026-12-04"},
+    "model": "Qwen3-8B",
+    "baseline": "stock",
+    "runs": {
+        name: [
+            {
+                "ready_s": [70.0, 60.0],
+                "rows": [{"concurrency": 8, "output_throughput": rate, **SERVER_ROW}],
+            }
+        ]
+        for name, rate in (("ours", 900.0), ("stock", 600.0))
+    },
+}
 
 
 @pytest.fixture
@@ -71,7 +86,8 @@ def results(tmp_path):
         "kernels-9-old": old,  # the later of two by date, not by name
         "kernels-sweep": sweep,
         "engine-8b": ENGINE,
-        "engine-alone": {"runs": {"ours": []}},
+        "engine-alone": {"agreement_with": "ours", "runs": {"ours": [{}], "stock": []}},
+        "server-8b": SERVER,
         "engine-list": [1],
         "host-cost": {"results": []},
     }.items():
@@ -124,6 +140,24 @@ def test_engine_has_medians_ranges_and_speed_ups(text):
     assert line_of(text, "startup_s")[3] == "1.50x"
     assert "Processes: ours 3, stock 1." in text
     assert "NVIDIA H100, driver 580, torch 2.11.0, 2026-12-03" in text
+
+
+def test_servers_rates_are_better_when_higher(text):
+    assert line_of(text, "output_tokens_per_s@8")[1:] == ["900.0", "600.0", "1.50x"]
+    assert line_of(text, "ttft_ms_p90@8")[1:] == ["20.00", "20.00", "1.00x"]
+
+
+def test_kernels_of_a_decode_step_are_shown_where_they_were_profiled(text):
+    assert "Microseconds of a decode step" not in text
+    run = {
+        **ENGINE["runs"]["ours"][0],
+        "profiled_tokens": 3,
+        "profile_8": [{"kernel": "_helion_scaled_mm", "us": 500.0}],
+        "profile_8_prefill": [{"kernel": "_helion_scaled_mm", "us": 200.0}],
+    }
+    document = {**ENGINE, "runs": {"ours": [run], "stock": [run]}}
+    text = "\n".join(page.engines({"engine-8b": document}))
+    assert line_of(text, "gemm@8") == ["gemm@8", "150.0", "150.0", "1.00x"]
 
 
 def test_files_of_another_form_are_named(results):
