@@ -28,6 +28,8 @@ from helion_kernels.op import Op
 SCALE_RTOL = 1e-6
 QUOTIENT_RTOL = 2e-6
 UNIT_ROUNDOFF = 2.0**-8 * (1 + 2.0**-8)
+UNDERFLOW = 2.0**-134 * (1 + 2.0**-8)
+"""Half the spacing of bf16 below its smallest normal number: there the roundoff is not relative."""
 NOISE = 1e-5
 ACCUMULATION = {"cpu": 2.0**-20, "cuda": 2.0**-10}
 
@@ -85,10 +87,10 @@ def problems(
             if accumulation is None:
                 accumulation = ACCUMULATION[got.device.type]
             bound = UNIT_ROUNDOFF * want.abs() + accumulation * expected.magnitude
-            wrong = _over(got.double(), want, bound)
+            wrong = _over(got.double(), want, bound + UNDERFLOW)
         else:
             noise = NOISE * want.abs().amax(-1, keepdim=True).clamp(max=1e3)
-            wrong = _over(got.double(), want, UNIT_ROUNDOFF * want.abs() + noise)
+            wrong = _over(got.double(), want, UNIT_ROUNDOFF * want.abs() + noise + UNDERFLOW)
         if wrong:
             found.append(f"{op.name}: {op.arguments[i].name} {wrong}")
     return found

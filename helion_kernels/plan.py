@@ -46,6 +46,7 @@ PLANS: list[Plan] = []
 _ids: dict[tuple[str, tuple[Any, ...], torch.device], int] = {}
 _stock: dict[str, Launcher] = {}
 _pdl = True
+_invariant = False
 
 
 def register_stock(op_name: str, function: Launcher) -> None:
@@ -60,6 +61,15 @@ def use_pdl(on: bool) -> None:
     """
     global _pdl
     _pdl = on
+
+
+def use_batch_invariance(on: bool) -> None:
+    """Whether a token's bits may not depend on how many share its step; at first they may.
+
+    Holds for what is prepared from now on.
+    """
+    global _invariant
+    _invariant = on
 
 
 def stock() -> dict[str, Launcher]:
@@ -181,9 +191,11 @@ def _choices(
     op: Op, dims: tuple[Any, ...], max_num_tokens: int, device: torch.device
 ) -> list[select.Choice]:
     if device.type != "cuda":
-        return [select.Choice("interpreter", None, max_num_tokens, f"{device.type} tensors")]
+        # PyTorch's matrix product on CPUs adds in another order where a batch is larger.
+        why = f"{device.type} tensors" + (": not batch invariant" if _invariant else "")
+        return [select.Choice("interpreter", None, max_num_tokens, why)]
     gpu = torch.cuda.get_device_name(device)
-    return select.choose(op, dims, max_num_tokens, gpu, frozenset(_stock))
+    return select.choose(op, dims, max_num_tokens, gpu, frozenset(_stock), _invariant)
 
 
 def _kind(

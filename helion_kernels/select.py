@@ -30,6 +30,8 @@ SATURATED = 2048
 """A config tuned for so many tokens serves any number beyond: the GPU is full."""
 UNBOUNDED = 1 << 20
 """More tokens than a step has."""
+DECODING = 64
+"""Most steps of a server decode for no more sequences than this."""
 RELATIVES = (
     ("h100", "h800", "h20", "h200", "gh200", "b100", "b200", "gb200", "b300", "gb300"),
     ("l4", "l20", "l40", "l40s"),
@@ -79,11 +81,15 @@ def choose(
     max_num_tokens: int,
     gpu: str,
     stock: frozenset[str] = frozenset(),
+    invariant: bool = False,
 ) -> list[Choice]:
     """One choice per bucket of num_tokens, ascending; the last serves max_num_tokens and beyond.
 
-    Raises ConfigError for a file that is damaged or names a config that the op cannot have.
+    invariant: one for all, so that a token's bits do not depend on how many share its step. Raises
+    ConfigError for a file that is damaged or names a config that the op cannot have.
     """
+    if invariant:
+        return [_one_for_all(op, dims, max_num_tokens, gpu)]
     choices = _choose(op, dims, max_num_tokens, gpu, stock)
     last = choices[-1]
     if last.config is not None and not op.serves(dims, last.config, UNBOUNDED):
@@ -94,22 +100,45 @@ def choose(
     return choices
 
 
+def _one_for_all(op: Op, dims: tuple[Any, ...], max_num_tokens: int, gpu: str) -> Choice:
+    """Of the configs that may serve any num_tokens, the one that most decode steps would have.
+
+    A config fixes the order of every sum. None is stock: CUTLASS chooses by num_tokens, and what
+    upstream puts in its place for batch invariance is not the kernel that was timed.
+    """
+    found: list[tuple[int, int, Choice]] = []
+    lower = 1
+    for choice in choose(op, dims, UNBOUNDED, gpu):
+        if choice.config is not None and op.serves(dims, choice.config, UNBOUNDED):
+            found.append((min(choice.upto, DECODING) - lower + 1, lower, choice))
+        lower = choice.upto + 1
+    _, lower, best = max(found, key=lambda item: item[0])
+    bucket = f"{lower}+" if best.upto >= UNBOUNDED else f"{lower}-{best.upto}"
+    why = f"batch invariance: one config for all, that of {bucket} tokens; {best.reason}"
+    return Choice(best.source, best.config, max_num_tokens, why)
+
+
 def _choose(
     op: Op, dims: tuple[Any, ...], max_num_tokens: int, gpu: str, stock: frozenset[str]
 ) -> list[Choice]:
     choices: list[Choice] = []
     served = 0
     for layer in _layers(op, tuple(dims), slug(gpu)):
-        fresh = [entry for entry in layer.entries if entry["upto"] > served]
-        choices += [_tuned_choice(op, dims, entry, layer, stock) for entry in fresh]
-        served = max([served, *(entry["upto"] for entry in fresh)])
+        for entry in sorted(layer.entries, key=lambda entry: entry["upto"]):
+            if entry["upto"] > served:
+                choices += _tuned(op, dims, served, entry, layer, stock)
+                served = entry["upto"]
         if served >= min(max_num_tokens, SATURATED):
             return _merge(choices, max_num_tokens)
     why = "nothing tuned for such sizes" if not served else f"tuned for up to {served} tokens only"
-    why += f" on {slug(gpu)}"
-    bounds = [bound for bound in (*DEFAULT_BUCKETS, max_num_tokens) if bound > served]
-    choices += [Choice("default", op.default_config(dims, bound), bound, why) for bound in bounds]
+    choices += _by_rule(op, dims, served, max_num_tokens, f"{why} on {slug(gpu)}")
     return _merge(choices, max_num_tokens)
+
+
+def _by_rule(op: Op, dims: tuple[Any, ...], served: int, upto: int, why: str) -> list[Choice]:
+    """The op's own rule, for more than `served` tokens."""
+    bounds = [bound for bound in (*DEFAULT_BUCKETS, upto) if served < bound <= upto]
+    return [Choice("default", op.default_config(dims, bound), bound, why) for bound in bounds]
 
 
 def _merge(choices: list[Choice], max_num_tokens: int) -> list[Choice]:
@@ -125,19 +154,20 @@ def _merge(choices: list[Choice], max_num_tokens: int) -> list[Choice]:
     return [*merged, Choice(last.source, last.config, max(last.upto, max_num_tokens), last.reason)]
 
 
-def _tuned_choice(
+def _tuned(
     op: Op,
     dims: tuple[Any, ...],
+    served: int,
     entry: dict[str, Any],
     layer: _Layer,
     stock: frozenset[str],
-) -> Choice:
-    if entry["config"] != "stock":
-        return Choice(layer.source, entry["config"], entry["upto"], layer.reason)
+) -> list[Choice]:
+    config, upto = entry["config"], entry["upto"]
+    if config != "stock":
+        return [Choice(layer.source, config, upto, layer.reason)]
     if op.name in stock:
-        return Choice(layer.source, None, entry["upto"], f"{layer.reason}: stock is faster here")
-    config = op.default_config(dims, entry["upto"])
-    return Choice("default", config, entry["upto"], "stock is faster, but there is none here")
+        return [Choice(layer.source, None, upto, f"{layer.reason}: stock is faster here")]
+    return _by_rule(op, dims, served, upto, "stock is faster, but not to be had")
 
 
 def _layers(op: Op, dims: tuple[Any, ...], gpu: str) -> Iterator[_Layer]:

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,17 @@ class Job:
 def jobs(
     wanted: Iterable[tuple[str, tuple[Any, ...]]], target: str, gpu: str | None = None
 ) -> list[Job]:
-    """Every distinct config that select chooses for any num_tokens on gpu, by default target's."""
+    """Every distinct config that select chooses for any num_tokens on gpu, by default target's.
+
+    With and without batch invariance, which is chosen when an engine starts.
+    """
     gpu = gpu or TARGETS[target].gpu
     found: dict[Job, None] = {}
     for name, dims in wanted:
         op = registry.OPS[name]
         stock = frozenset(registry.OPS)  # Where stock wins there, nothing is to be built.
-        for choice in select.choose(op, op.dims(*dims), MAX_NUM_TOKENS, gpu, stock):
+        choose = partial(select.choose, op, op.dims(*dims), MAX_NUM_TOKENS, gpu, stock)
+        for choice in (*choose(), *choose(invariant=True)):
             if choice.config is not None:
                 found[Job(name, tuple(dims), choice.key, target)] = None
     return list(found)

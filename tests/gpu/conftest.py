@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests that need a GPU: skipped without one."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.with_name("helion_kernels"))]  # what tests share
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
     skip = pytest.mark.skip(reason="no CUDA device")
     for item in items:
-        if item.path.is_relative_to(here):
+        if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.gpu)
             if not torch.cuda.is_available():
                 item.add_marker(skip)

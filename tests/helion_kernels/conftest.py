@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures: every launcher planned is forgotten after a test that asks for `no_plans`."""
+"""What the tests of this folder share: `no_plans`, a fresh process; `triton`, its interpreter."""
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from interpreter import Interpreter
 
 import helion_kernels  # noqa: F401
 from helion_kernels import plan, select
@@ -18,3 +23,11 @@ def no_plans(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     select._load.cache_clear()
     yield
     select._load.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def triton() -> Iterator[Interpreter]:
+    """Generated Triton code on the CPU."""
+    program = Interpreter()
+    yield program
+    program.close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every op, interpreted, against its float64 reference on open-ended inputs.
+"""What is particular to an op, interpreted, besides what test_anything.py asks of each.
 
 The bounds stand in helion_kernels/accuracy.py; outputs are poisoned before every call.
 """
@@ -16,8 +16,6 @@ from helion_kernels.sample import Random
 
 few = settings(max_examples=25, deadline=None)
 tokens = st.integers(1, 40)
-seeds = st.integers(0, 2**31)
-groups = st.integers(1, 41)
 heads = st.tuples(st.integers(1, 9), st.integers(1, 5), st.sampled_from([32, 64, 128]))
 PER_TOKEN = [n for n in OPS if n.endswith("per_token_quant") or n.startswith("dynamic")]
 PER_GROUP = [n for n in OPS if "per_block" in n or "group" in n]
@@ -39,40 +37,6 @@ def at(op, name):
     return [argument.name for argument in op.arguments].index(name)
 
 
-@pytest.mark.parametrize("name", PER_TOKEN)
-@few
-@given(num_tokens=tokens, size=st.integers(1, 700), residual=st.booleans(), seed=seeds)
-def test_per_token(name, num_tokens, size, residual, seed):
-    op = OPS[name]
-    args = op.sample(dims_for(name, size, residual), num_tokens, Random("cpu", seed))
-    assert_right(op, args)
-
-
-LAYOUTS = {
-    "row-major": lambda m, g: torch.empty(m, g),
-    "column-major": lambda m, g: torch.empty(g, m).t(),
-    "columns aligned to 4": lambda m, g: torch.empty(g, -(-m // 4) * 4).t()[:m],
-    "part of a wider buffer": lambda m, g: torch.empty(m, g + 3)[:, 1 : g + 1],
-}
-
-
-@pytest.mark.parametrize("name", PER_GROUP)
-@few
-@given(
-    num_tokens=tokens,
-    groups=groups,
-    residual=st.booleans(),
-    layout=st.sampled_from(list(LAYOUTS)),
-    seed=seeds,
-)
-def test_per_group(name, num_tokens, groups, residual, layout, seed):
-    op = OPS[name]
-    dims = dims_for(name, 128 * groups, residual)
-    args = list(op.sample(dims, num_tokens, Random("cpu", seed)))
-    args[at(op, "scale")] = LAYOUTS[layout](num_tokens, groups).fill_(float("nan"))
-    assert_right(op, tuple(args))
-
-
 @pytest.mark.parametrize("hidden_size", [640, 2560, 5120])
 @pytest.mark.parametrize("name", QUANT)
 def test_sizes_of_models_that_are_no_powers_of_two(name, hidden_size):
@@ -81,60 +45,12 @@ def test_sizes_of_models_that_are_no_powers_of_two(name, hidden_size):
 
 
 @few
-@given(num_tokens=tokens, heads=heads, dtype=st.sampled_from([torch.bfloat16, torch.float32]))
-def test_qk_norm_rope(num_tokens, heads, dtype):
+@given(num_tokens=tokens, heads=heads)
+def test_cos_and_sin_in_float32(num_tokens, heads):
     op = OPS["fused_qk_norm_rope"]
     args = list(op.sample(op.dims(*heads), num_tokens, Random("cpu", num_tokens)))
-    args[at(op, "cos_sin_cache")] = args[at(op, "cos_sin_cache")].to(dtype)
+    args[at(op, "cos_sin_cache")] = args[at(op, "cos_sin_cache")].float()
     assert_right(op, tuple(args))
-
-
-@pytest.mark.parametrize("name", [n for n in OPS if n.startswith("fused_qk")])
-def test_qkv_as_part_of_a_wider_buffer(name):
-    op = OPS[name]
-    args = list(op.sample(op.dims(4, 2, 64), 9, Random("cpu")))
-    qkv = args[at(op, "qkv")]
-    wide = torch.full((9, qkv.shape[1] + 64), float("nan"), dtype=qkv.dtype)
-    wide[:, 32:-32] = qkv
-    args[at(op, "qkv")] = wide[:, 32:-32]
-    assert_right(op, tuple(args))
-
-
-@few
-@given(num_tokens=tokens, n=st.integers(1, 300), k=st.integers(1, 40), seed=seeds)
-def test_scaled_mm(num_tokens, n, k, seed):
-    op = OPS["scaled_mm"]
-    assert_right(op, op.sample(op.dims(n, 16 * k), num_tokens, Random("cpu", seed)))
-
-
-@few
-@given(num_tokens=tokens, n=st.integers(1, 300), groups=st.integers(1, 9), seed=seeds)
-def test_scaled_mm_blockwise(num_tokens, n, groups, seed):
-    op = OPS["scaled_mm_blockwise"]
-    args = list(op.sample(op.dims(n, 128 * groups), num_tokens, Random("cpu", seed)))
-    if seed % 2:
-        args[3] = args[3].contiguous()  # row-major scales
-    assert_right(op, tuple(args))
-
-
-# -- extremes
-
-EXTREMES = {
-    "zeros": lambda x: x.zero_(),
-    "denormals": lambda x: x.fill_(1e-39),
-    "outlier": lambda x: x[:, 5].fill_(3e4),
-    "large": lambda x: x.mul_(1e4),
-    "one value": lambda x: x.fill_(-1.5),
-}
-
-
-@pytest.mark.parametrize("extreme", EXTREMES)
-@pytest.mark.parametrize("name", QUANT)
-def test_extremes(name, extreme):
-    op = OPS[name]
-    args = op.sample(dims_for(name, 384), 5, Random("cpu"))
-    EXTREMES[extreme](args[at(op, "input")])
-    assert_right(op, args)
 
 
 @pytest.mark.parametrize("name", PER_TOKEN)
@@ -197,3 +113,23 @@ def test_residual_is_updated_in_place_and_nothing_else_is():
 def test_outputs_are_poisoned():
     assert Random("cpu").empty((3, 5), FP8).float().isnan().all()
     assert (Random("cpu").empty((3, 5), torch.bfloat16) > 3e38).all()
+
+
+@pytest.mark.parametrize("name", [n for n in OPS if n.startswith("rms_norm")])
+def test_a_token_whose_squares_overflow_float32_becomes_zeros(name):
+    """As upstream, and as the model defines its norm: the mean of squares is a float32."""
+    op = OPS[name]
+    args = op.sample(dims_for(name, 384, residual=False), 3, Random("cpu"))
+    args[at(op, "input")][1] = 3e38
+    getattr(torch.ops.helion_kernels, name)(*args)
+    assert (args[at(op, "out")].float()[1] == 0).all()
+    assert (args[at(op, "scale")][1] <= MIN_TOKEN_SCALE).all()
+
+
+@pytest.mark.parametrize("name", ["scaled_mm", "scaled_mm_blockwise"])
+def test_the_largest_scale_overflows_nothing_that_is_finite(name):
+    op = OPS[name]
+    args = op.sample(op.dims(200, 512), 3, Random("cpu"))
+    args[at(op, "scale_a")][1] = torch.finfo(torch.bfloat16).max / 448
+    args[at(op, "scale_b")].fill_(1e-9)
+    assert assert_right(op, args)[0].isfinite().all()

@@ -130,9 +130,10 @@ def test_stock_where_there_is_one(folders):
     assert with_stock[0].config is None
     assert with_stock[0].key == "stock"
     assert "stock" in with_stock[0].reason
-    assert without[0].config == OP.default_config(DIMS, 64)
-    assert without[0].source == "default"
+    assert without[0].config == OP.default_config(DIMS, 16)
+    assert [c.source for c in without if c.upto <= 64] == ["default"] * len(without[:-1])
     assert "stock" in without[0].reason
+    assert without[-1].config == config(128)
 
 
 def test_what_is_tuned_for_few_tokens_does_not_serve_many(folders):

@@ -1,26 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the generated Triton code of ops on the CPU, tile by tile, and prints what is wrong as JSON.
+"""Runs the generated Triton code of ops on the CPU, tile by tile, and answers questions about it.
 
-A program, because TRITON_INTERPRET holds for a whole process. Two parts of Triton's interpreter are
-replaced: its float conversions, which truncate to bf16 and lose a carry when rounding to float8,
-and functions that it does not have: libdevice's, and those that order launches.
+A program, because TRITON_INTERPRET holds for a whole process; `interpreter.Interpreter` starts it.
+A question is a line of JSON, [name of a function, *arguments], its answer another. Parts of
+Triton's interpreter are replaced: float conversions, which truncate to bf16 and lose a carry when
+rounding to float8; dots, whose sums depend on where in a tile a row lies; and functions that it
+does not have: libdevice's, and those that order launches.
 """
 
 import json
 import os
 import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "1"
 
 import numpy as np
 import torch
 import triton.language as tl
+from anything import Case, Edit, wrong
+from batches import Tokens
 from triton.language.extra import cuda, libdevice
 from triton.runtime import interpreter
 
 from helion_kernels import OPS, launch
 from helion_kernels.accuracy import expect, fresh_outputs, problems
 from helion_kernels.aot.target import TARGETS, pretend
+from helion_kernels.op import Config
+from helion_kernels.plan import Launcher
 from helion_kernels.sample import Random
 
 _TORCH = {
@@ -30,34 +39,89 @@ _TORCH = {
     "fp8e4nv": torch.float8_e4m3fn,
 }
 _BITS = {1: np.uint8, 2: np.uint16, 4: np.uint32}
+_launchers: dict[str, Launcher] = {}
+_tokens: dict[str, Tokens] = {}
+
+
+def tensor(data: np.ndarray, dtype: tl.dtype) -> torch.Tensor:
+    whole = torch.from_numpy(np.ascontiguousarray(data).view(f"i{data.itemsize}"))
+    return whole.view(_TORCH[str(dtype)])
 
 
 def convert(data, source, target, rounding_mode):
-    tensor = torch.from_numpy(np.ascontiguousarray(data).view(f"i{data.itemsize}"))
-    bits = tensor.view(_TORCH[str(source)]).to(_TORCH[str(target)]).contiguous()
+    bits = tensor(data, source).to(_TORCH[str(target)]).contiguous()
     return bits.view(torch.uint8).numpy().view(_BITS[bits.itemsize]).reshape(data.shape)
 
 
 def number_range(*bounds):
-    """range of Triton's scalars, which it keeps in arrays of one element: numpy 2.4 refuses those."""
+    """range of Triton's scalars: arrays of one element, which numpy 2.4 takes for no numbers."""
     return range(*(b.handle.data.item() if isinstance(b, tl.tensor) else b for b in bounds))
+
+
+def dot(self, a, b, acc, input_precision, max_num_imprecise_acc):
+    """Products of float8 add up exactly in float64, in any order."""
+    left, right = (tensor(x.data, x.dtype.scalar).double() for x in (a, b))
+    return interpreter.TensorHandle((left @ right).float().numpy() + acc.data, acc.dtype.scalar)
+
+
+def launcher(name: str, dims: list[Any], config: Config) -> Launcher:
+    key = json.dumps([name, dims, config])
+    if key not in _launchers:
+        op = OPS[name]
+        specialised = launch.generate(op, op.dims(*dims), config)
+        _launchers[key] = launch.launcher(op, specialised.function)
+    return _launchers[key]
+
+
+def random(name: str, dims: list[Any], num_tokens: int, config: Config) -> list[str]:
+    """What is wrong with an op's outputs for random arguments."""
+    op = OPS[name]
+    args = op.sample(op.dims(*dims), num_tokens, Random("cpu", num_tokens))
+    expected, actual = expect(op, args), fresh_outputs(op, args)
+    launcher(name, dims, config)(*actual)
+    return problems(op, expected, actual)
+
+
+def anything(case: list[Any], config: Config) -> list[str]:
+    """What is wrong with an op's outputs for a `Case`."""
+    name, dims, num_tokens, margin, row_major, edits, seed = case
+    edits = tuple(Edit(*edit) for edit in edits)
+    known = Case(name, tuple(dims), num_tokens, margin, row_major, edits, seed)
+    return wrong(known, "cpu", launcher(name, dims, config))
+
+
+def batch(
+    name: str, dims: list[Any], count: int, alone: Config, config: Config, chosen: list[int]
+) -> list[str]:
+    """Of `count` tokens the chosen whose outputs in one batch differ from those of each alone."""
+    key = json.dumps([name, dims, count, alone])
+    if key not in _tokens:
+        _tokens[key] = Tokens(OPS[name], tuple(dims), count, launcher(name, dims, alone))
+    _tokens[key].call = launcher(name, dims, config)
+    return _tokens[key].changed(chosen)
+
+
+QUESTIONS: dict[str, Callable[..., Any]] = {"random": random, "anything": anything, "batch": batch}
+
+
+def answer(question: str, *arguments: Any) -> list[Any]:
+    try:
+        with pretend(TARGETS["sm_90"]):
+            return ["answer", QUESTIONS[question](*arguments)]
+    except Exception:
+        return ["error", traceback.format_exc()]
 
 
 def main() -> None:
     interpreter._convert_float = convert
+    interpreter.InterpreterBuilder.create_dot = dot
     interpreter.range = number_range
     libdevice.rsqrt = lambda x: 1.0 / tl.sqrt(x)
     cuda.gdc_wait = cuda.gdc_launch_dependents = lambda: None
-    wrong = []
-    for name, dims, num_tokens, config in json.load(sys.stdin):
-        op = OPS[name]
-        args = op.sample(op.dims(*dims), num_tokens, Random("cpu", num_tokens))
-        expected, actual = expect(op, args), fresh_outputs(op, args)
-        with pretend(TARGETS["sm_90"]):
-            specialised = launch.generate(op, op.dims(*dims), config)
-            specialised.function(*op.kernel_args(*actual))
-        wrong += [[dims, num_tokens, config, line] for line in problems(op, expected, actual)]
-    json.dump(wrong, sys.stdout)
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # What libraries print is no answer.
+    for line in sys.stdin:
+        print(json.dumps(answer(*json.loads(line))), file=answers, flush=True)
 
 
 if __name__ == "__main__":

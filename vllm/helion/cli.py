@@ -155,6 +155,7 @@ def status(args: argparse.Namespace) -> None:
         print(f"runs stock: {refusal}")
         return
     stock.register()
+    plan.use_batch_invariance(switches.batch_invariant())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(f"on {torch.cuda.get_device_name() if device.type == 'cuda' else 'cpu'}")
     plans = plan.dry_run(

@@ -50,6 +50,7 @@ def prepare(worker: "Worker") -> None:
         layer.workspace = split_k.shared(worker.device)
     stock.register()
     plan.use_pdl(switches.pdl())
+    plan.use_batch_invariance(switches.batch_invariant())
     start = time.perf_counter()
     calls = [call for layer in layers for call in layer.calls]
     max_num_tokens = config.scheduler_config.max_num_batched_tokens

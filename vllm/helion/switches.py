@@ -30,6 +30,13 @@ def pdl() -> bool:
     return _on("VLLM_HELION_PDL")
 
 
+def batch_invariant() -> bool:
+    """Upstream's VLLM_BATCH_INVARIANT: a prompt's results may not depend on what runs beside it."""
+    from vllm import envs
+
+    return bool(envs.VLLM_BATCH_INVARIANT)
+
+
 def _on(name: str) -> bool:
     return os.environ.get(name, SWITCHES[name][0]) not in ("0", "false")
 

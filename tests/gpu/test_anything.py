@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every op as compiled for the GPU, on odd sizes, strides and extremes: see anything.py."""
+
+from typing import Any
+
+import pytest
+import torch
+from anything import cases, wrong
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from helion_kernels import OPS, plan
+
+MOST = 300
+"""Tokens: enough for every bucket of the ops' own rules."""
+GROUPED = [(640,), (2688,)]
+NORM = [(999, True), (5120, False)]
+GROUPED_NORM = [(640, True), (2688, False)]
+HEADS = [(6, 3, 64), (5, 1, 128)]
+DIMS: dict[str, list[tuple[Any, ...]]] = {
+    "dynamic_per_token_scaled_fp8_quant": [(999,), (5120,)],
+    "per_token_group_fp8_quant": GROUPED,
+    "rms_norm_dynamic_per_token_quant": NORM,
+    "rms_norm_per_block_quant": GROUPED_NORM,
+    "silu_and_mul_dynamic_per_token_quant": [(999,), (5120,)],
+    "silu_and_mul_per_block_quant": GROUPED,
+    "fused_qk_norm_rope": HEADS,
+    "fused_qk_norm_rope_kv_write": HEADS,
+    "scaled_mm": [(333, 528), (200, 1040)],
+    "scaled_mm_blockwise": [(333, 640), (200, 1024)],
+}
+"""Tiles overhang in every dimension that may; rows of 999 and 333 are aligned to nothing."""
+
+
+@pytest.fixture(scope="module")
+def plans() -> dict[tuple[str, tuple[Any, ...]], int]:
+    wanted = [(name, dims) for name in OPS for dims in DIMS[name]]
+    device = torch.device("cuda", 0)
+    ids = plan.prepare([(OPS[name], dims) for name, dims in wanted], MOST, device, workers=16)
+    return dict(zip(wanted, ids, strict=True))
+
+
+@pytest.mark.parametrize("name", OPS)
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_compiled(name, plans, data) -> None:
+    # Margins of 16 keep the alignment for which the prepared launchers are compiled.
+    case = data.draw(cases(name, st.sampled_from(DIMS[name]), MOST, margins=(0, 16)))
+
+    def call(*args: Any) -> None:
+        getattr(torch.ops.helion_kernels, name)(*args, plan=plans[name, case.dims])
+
+    assert wrong(case, "cuda", call) == []
