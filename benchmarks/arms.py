@@ -6,6 +6,7 @@ time comes in pieces.
 """
 
 import argparse
+import ctypes
 import multiprocessing
 import signal
 import sys
@@ -21,6 +22,7 @@ from helion_kernels.environment import describe
 
 Environment = dict[str, str]
 """What an arm sets besides this process's environment."""
+_PR_SET_PDEATHSIG = 1
 
 
 def parse_arm(text: str) -> tuple[str, Environment]:
@@ -109,6 +111,11 @@ def exit_on_signals() -> None:
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, leave)
+
+
+def die_with_parent() -> None:
+    """For a child, before it runs: SIGTERM when its parent is gone, however it went."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def tail(log: Path, lines: int = 30) -> str:

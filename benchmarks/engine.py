@@ -38,6 +38,7 @@ def run_arm(
             env={**os.environ, **environment},
             stdout=stream,
             stderr=subprocess.STDOUT,
+            preexec_fn=arms.die_with_parent,
         ).returncode
     if code:
         print(f"{log.stem} failed ({code}); {arms.tail(log)}", file=sys.stderr)

@@ -6,7 +6,6 @@ this process is killed outright, the kernel asks the server to end.
 """
 
 import contextlib
-import ctypes
 import os
 import signal
 import socket
@@ -17,7 +16,7 @@ import urllib.request
 from pathlib import Path
 from typing import IO, Any
 
-from benchmarks.arms import Environment, tail
+from benchmarks.arms import Environment, die_with_parent, tail
 
 # -P: the folder that this runs in must not shadow an arm's vllm.
 VLLM = [sys.executable, "-P", "-m", "vllm.entrypoints.cli.main"]
@@ -25,7 +24,6 @@ VLLM = [sys.executable, "-P", "-m", "vllm.entrypoints.cli.main"]
 LOCAL = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", "VLLM_NO_USAGE_STATS": "1"}
 """For the server and its client."""
 STOP_SECONDS = 30
-_PR_SET_PDEATHSIG = 1
 
 
 class ServerError(RuntimeError):
@@ -48,7 +46,10 @@ class Server:
         with log.open("w") as stream:
             try:
                 return subprocess.run(
-                    command, **self._surroundings(stream), timeout=limit_s
+                    command,
+                    **self._surroundings(stream),
+                    timeout=limit_s,
+                    preexec_fn=die_with_parent,
                 ).returncode
             except subprocess.TimeoutExpired:
                 return f"no end after {limit_s:.0f} s"
@@ -74,7 +75,7 @@ class Server:
                 command,
                 **self._surroundings(stream),
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
         try:
             while not self.healthy():
@@ -130,7 +131,3 @@ def _runs(group: int) -> bool:
             if int(its_group) == group and state != "Z":
                 return True
     return False
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
