@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare engines: each arm a vllm installation or setting, in fresh processes, interleaved.
 
-    python -m benchmarks.engine --model /tmp/qwen3-8b-token --out results.json \\
-        --arm ours:PYTHONPATH=/tmp/ours --arm stock:PYTHONPATH=/tmp/stock --rounds 3
+    python -m benchmarks.engine --model /tmp/qwen3-8b-token --out engine-8b-token.json \\
+        --arm ours:PYTHONPATH=/tmp/ours --arm stock:PYTHONPATH=/tmp/stock --rounds 3 --resume \\
+        --profile 1,32
 
 Measures start-up, prefill and time per output token at several batch sizes (512 in, prefix caching
-off), greedy continuations, and logits under forced tokens. The first arm's continuations are the
-forced ones. Prints a table with each arm's ratio to the last arm, the baseline.
+off), greedy continuations, logits under forced tokens and, with --profile, the kernels of a decode
+step. The first process's continuations are the forced ones. Further arguments are `engine_arm`'s.
+Prints medians over processes, their range, and each arm's ratio to the last arm, the baseline: more
+than 1 is faster. The file is written after each process; --resume skips those that it has.
 """
 
 import argparse
@@ -15,17 +18,11 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-
-def parse_arm(text: str) -> tuple[str, dict[str, str]]:
-    """`name:KEY=VALUE,KEY=VALUE` -> (name, environment)."""
-    name, _, settings = text.partition(":")
-    pairs = [setting.partition("=") for setting in settings.split(",") if setting]
-    return name, {key: value for key, _, value in pairs}
+from benchmarks import arms, breakdown, record, spread
 
 
 def run_arm(
@@ -34,32 +31,27 @@ def run_arm(
     """One process of an arm; None if it failed, with the log's end on stderr."""
     out = log.with_suffix(".json")
     # -P: this folder's own modules must not shadow an arm's.
-    command = [sys.executable, "-P", str(Path(__file__).with_name(script)), *arguments]
+    command = [sys.executable, "-P", str(Path(__file__).parent / script), *arguments]
     with log.open("w") as stream:
         code = subprocess.run(
             [*command, "--out", str(out)],
             env={**os.environ, **environment},
             stdout=stream,
             stderr=subprocess.STDOUT,
+            preexec_fn=arms.die_with_parent,
         ).returncode
     if code:
-        print(f"{log.stem} failed ({code}):\n{log.read_text()[-3000:]}", file=sys.stderr)
+        print(f"{log.stem} failed ({code}); {arms.tail(log)}", file=sys.stderr)
         return None
     return json.loads(out.read_text())
 
 
-def summary(runs: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, float]]:
-    """Per arm: medians over its processes."""
-    table: dict[str, dict[str, float]] = {}
-    for name, results in runs.items():
-        cells = {"startup_s": statistics.median(r["startup_s"] for r in results)}
-        for i, row in enumerate(results[0]["rows"]):
-            for key in ("tpot_ms", "prefill_ms"):
-                cells[f"{key}@{row['batch']}"] = statistics.median(
-                    r["rows"][i][key] for r in results
-                )
-        table[name] = cells
-    return table
+def cells(run: dict[str, Any]) -> dict[str, float]:
+    """A process's figures, by name and batch."""
+    found = {"startup_s": run["startup_s"]}
+    for key in ("tpot_ms", "prefill_ms"):
+        found |= {f"{key}@{row['batch']}": row[key] for row in run["rows"]}
+    return found
 
 
 def agreement(a: dict[str, Any], b: dict[str, Any]) -> dict[str, float]:
@@ -86,56 +78,72 @@ def agreement(a: dict[str, Any], b: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def render(table: dict[str, dict[str, float]]) -> str:
-    names = list(table)
-    base = table[names[-1]]
-    lines = ["  ".join(["cell".ljust(16), *(name.rjust(22) for name in names)])]
-    for key in base:
-        cells = [f"{table[n][key]:.3f} ({base[key] / table[n][key]:.3f}x)" for n in names]
-        lines.append("  ".join([key.ljust(16), *(cell.rjust(22) for cell in cells)]))
-    return "\n".join(lines)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--arm", action="append", required=True, metavar="NAME:KEY=VALUE,...")
-    parser.add_argument("--rounds", type=int, default=1, help="processes an arm")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--logs", type=Path, default=None)
-    args, passed_on = parser.parse_known_args()
-    arms = dict(parse_arm(text) for text in args.arm)
-    logs = args.logs or Path(tempfile.mkdtemp(prefix="engine-"))
-    logs.mkdir(parents=True, exist_ok=True)
-    forced = logs / "forced-tokens.json"
-    common = ["--model", args.model, "--forced", str(forced), *passed_on]
-    runs: dict[str, list[dict[str, Any]]] = {}
-    for round_number in range(args.rounds):
-        for name, environment in arms.items():
-            start = time.time()
-            result = run_arm(environment, common, logs / f"{name}-{round_number}.log")
-            print(f"{name} {round_number}: {time.time() - start:.0f} s", flush=True)
-            if result is not None:
-                runs.setdefault(name, []).append(result)
-    baseline = list(runs)[-1]
-    document = {
-        "model": args.model,
-        "arms": arms,
-        "summary": summary(runs),
-        "agreement_with": baseline,
-        "agreement": {
-            name: agreement(results[0], runs[baseline][0])
-            for name, results in runs.items()
-            if name != baseline
-        },
-        "runs": runs,
+def conclude(document: dict[str, Any]) -> None:
+    """What follows from the runs so far."""
+    runs = document["runs"]
+    base = document["agreement_with"] = arms.baseline(document)
+    document["summary"] = spread.plain(spread.summary(runs, cells))
+    document["agreement"] = {
+        name: agreement(results[0], runs[base][0])
+        for name, results in runs.items()
+        if results and name != base
     }
-    args.out.write_text(json.dumps(document, indent=1))
-    print(render(document["summary"]))
-    print(json.dumps(document["agreement"], indent=1))
+    document["decode_step_us"] = spread.plain(spread.summary(runs, breakdown.cells))
+
+
+def text(document: dict[str, Any]) -> str:
+    """The tables: figures, agreement, kernels of a decode step."""
+    runs, base = document["runs"], document["agreement_with"]
+    parts = [spread.text(spread.summary(runs, cells), base)]
+    if document["agreement"]:
+        parts.append(json.dumps(document["agreement"], indent=1))
+    steps = spread.summary(runs, breakdown.cells)
+    if steps:
+        parts += ["microseconds of a decode step, by kernel", spread.text(steps, base)]
+    return "\n".join(parts)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.engine",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    arms.add_arguments(parser)
+    options, passed_on = parser.parse_known_args(arguments)
+    arms.exit_on_signals()
+    try:
+        document = arms.begin(options, arguments=passed_on)
+    except ValueError as error:
+        print(error)
+        return 2
+    runs, forced = document["runs"], options.logs / "forced-tokens.json"
+    if "forced_tokens" in document:
+        forced.write_text(json.dumps(document["forced_tokens"]))
+    common = ["--model", options.model, "--forced", str(forced), *passed_on]
+    failed = 0
+    for number, name, environment in arms.turns(options):
+        if len(runs[name]) > number:
+            print(f"{name} {number}: is in {options.out}", flush=True)
+            continue
+        start, log = time.monotonic(), options.logs / f"{name}-{number}.log"
+        print(f"{name} {number}: started, log {log}", flush=True)
+        result = run_arm(environment, common, log)
+        print(f"{name} {number}: {time.monotonic() - start:.0f} s", flush=True)
+        if result is None:
+            failed += 1
+            continue
+        runs[name].append(result)
+        if forced.exists():
+            document["forced_tokens"] = json.loads(forced.read_text())
+        conclude(document)
+        record.write(options.out, document)
+    if arms.baseline(document) is not None:
+        print(text(document))
+    if failed:
+        print(f"{failed} processes failed; --resume tries them again")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -15,6 +15,8 @@ from typing import Any
 
 INPUT_TOKENS = 512
 FORCED_PROMPTS, FORCED_TOKENS = 8, 64
+PROFILED_TOKENS = 9
+"""A prefill and eight decode steps."""
 
 
 def prompts(count: int, length: int, seed: int) -> list[dict[str, list[int]]]:
@@ -49,7 +51,7 @@ class Arm:
             "import_s": round(imported - started, 1),
             "startup_s": round(time.perf_counter() - imported, 1),
             "engine_args": options,
-            "gpu": torch.cuda.get_device_name(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
             "vllm": __import__("vllm").__version__,
             "torch": torch.__version__,
         }
@@ -59,7 +61,8 @@ class Arm:
         params = self.sampling(
             temperature=0.0, max_tokens=tokens, ignore_eos=True, detokenize=False
         )
-        self.torch.cuda.synchronize()
+        if self.result["gpu"]:
+            self.torch.cuda.synchronize()
         start = time.perf_counter()
         outputs = self.llm.generate(batch, params, use_tqdm=False)
         seconds = time.perf_counter() - start
@@ -107,18 +110,18 @@ class Arm:
             rows.append(row)
         return rows
 
-    def profile(self, size: int) -> list[dict[str, Any]]:
+    def profile(self, size: int, tokens: int) -> list[dict[str, Any]]:
+        """Kernels of a batch of size whose prompts get so many tokens."""
         from torch.profiler import ProfilerActivity, profile
 
         batch = prompts(size, INPUT_TOKENS, size)
-        steps = 9
         with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-            self.run(batch, steps)
+            self.run(batch, tokens)
         events = [e for e in profiler.key_averages() if e.device_type.name == "CUDA"]
         events.sort(key=lambda e: -e.self_device_time_total)
         return [
             {"kernel": e.key[:160], "count": e.count, "us": round(e.self_device_time_total, 1)}
-            for e in events[:40]
+            for e in events
         ]
 
 
@@ -128,7 +131,7 @@ def main() -> None:
     parser.add_argument("--batches", default="1,8,32,128")
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--profile", default="")
+    parser.add_argument("--profile", default="", help="batches whose kernels are recorded")
     parser.add_argument("--engine-args", default="{}")
     parser.add_argument("--forced", type=Path, help="continuations to force; written if absent")
     parser.add_argument("--out", type=Path, required=True)
@@ -141,9 +144,11 @@ def main() -> None:
             args.forced.write_text(json.dumps(arm.result["greedy"]))
         arm.result["forced"] = arm.forced_logits(json.loads(args.forced.read_text()))
     arm.time([int(x) for x in args.batches.split(",") if x], args.tokens, args.repeats)
+    arm.result["profiled_tokens"] = PROFILED_TOKENS
     for size in args.profile.split(","):
         if size:
-            arm.result[f"profile_{size}"] = arm.profile(int(size))
+            arm.result[f"profile_{size}"] = arm.profile(int(size), PROFILED_TOKENS)
+            arm.result[f"profile_{size}_prefill"] = arm.profile(int(size), 1)
     args.out.write_text(json.dumps(arm.result))
 
 

@@ -1,23 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Times every op against stock on a GPU.
 
-    python -m benchmarks.kernels --models 8b --tokens 1,16,64,512 --out out.json
+    python -m benchmarks.kernels --models 8b --inductor --out out.json
 
 Each arm is timed in one CUDA graph over rotating buffers (`timing`), arms interleaved. "floor" is
 the time that the op's bytes or operations need at the rates measured in the same run, "share" the
 floor over the measured time. L2 is "warm" where the op's buffers are too small to leave it.
+
+The file is written after every case. --resume measures only what it lacks. Exit status 1: a case
+failed, or ours is wrong somewhere.
 """
 
 import argparse
-import json
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks import stock
-from helion_kernels import OPS, environment, plan, timing
+from benchmarks import inductor, ratios, record, stock
+from helion_kernels import OPS, environment, plan, select, timing
 from helion_kernels.accuracy import expect, fresh_outputs, problems
 from helion_kernels.op import Op
 from helion_kernels.qwen3 import MODELS, dims_of
@@ -36,7 +40,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--tokens", type=_counts, default=list(TOKENS), help="comma-separated")
     p.add_argument("--out", type=Path, help="JSON file for everything measured")
     p.add_argument("--rounds", type=int, default=15, help="replays of each arm; 15")
-    p.add_argument("--inductor", action="store_true", help="time torch.compile's arms too (slow)")
+    p.add_argument(
+        "--inductor", action="store_true", help="time torch.compile too: seconds more an (op, dims)"
+    )
+    p.add_argument("--resume", action="store_true", help="continue --out where it was cut off")
     return p
 
 
@@ -88,7 +95,7 @@ def compare(
     if with_stock:
         binds |= stock.arms(op.name, dims)
     if options.inductor:
-        binds |= stock.inductor_arms(op.name, dims)
+        binds |= inductor.arms(op.name, dims)
 
     bytes_moved, flops = op.bytes_moved(dims, num_tokens), op.flops(dims, num_tokens)
     floor = ceilings.floor_us(bytes_moved, flops)
@@ -101,7 +108,7 @@ def compare(
         except Exception as error:
             if name == "ours":
                 raise
-            notes[name] = (str(error).splitlines() or [repr(error)])[0]
+            notes[name] = _line(error)
     measured = dict(zip(graphs, timing.measure(list(graphs.values()), options.rounds), strict=True))
     chosen = plan.PLANS[plan_id]
     choice = chosen.choices[chosen.bucket_of[min(num_tokens, len(chosen.bucket_of) - 1)]]
@@ -115,12 +122,12 @@ def compare(
         "sets": len(sets),
         "l2": "cold" if cold else "warm",
     }
-    for name, time in measured.items():
+    for name, timed in measured.items():
         yield {
             **common,
             "arm": name,
-            "us": round(time.us, 3),
-            "quartiles": [round(time.low, 3), round(time.high, 3)],
+            "us": round(timed.us, 3),
+            "quartiles": [round(timed.low, 3), round(timed.high, 3)],
             **(
                 {"config": choice.key, "source": choice.source, "problems": wrong}
                 if name == "ours"
@@ -147,7 +154,7 @@ HEADER = (
 
 def line(row: dict[str, Any], ours_us: float | None) -> str:
     """A row of the table; ours/it below 1 means that ours is faster."""
-    dims = "x".join(str(int(v)) for v in row["dims"].values())
+    dims = ratios.dims_text(row["dims"].values())
     head = f"{row['op']:37} {dims:22} {row['num_tokens']:6} {row['arm']:9}"
     us = row["us"]
     if us is None:
@@ -164,12 +171,36 @@ def line(row: dict[str, Any], ours_us: float | None) -> str:
     return f"{head} {us:9.2f} {rate:>12} {row['floor_us'] / us:6.2f} {ratio:>8}{tail}{wrong}"
 
 
-def run_comparison(options: argparse.Namespace, document: dict[str, Any]) -> None:
+Pending = dict[tuple[Op, tuple[Any, ...]], list[int]]
+"""(op, dims) -> numbers of tokens to measure."""
+
+
+def pending(options: argparse.Namespace, rows: list[dict[str, Any]]) -> Pending:
+    """What is asked for and not in rows."""
+    done = {(case.op, case.dims, case.num_tokens) for case in ratios.cases(rows)}
+    found: Pending = {}
+    for op, dims in cases(options.ops, options.models):
+        text = ratios.dims_text(dims)
+        left = [m for m in options.tokens if (op.name, text, m) not in done]
+        if left:
+            found[op, dims] = left
+    return found
+
+
+def run_comparison(options: argparse.Namespace, document: dict[str, Any]) -> int:
+    """Measure what document lacks and add it. Returns how many cases failed."""
+    rows = document.setdefault("rows", [])
+    wanted = pending(options, rows)
+    if not wanted:
+        print("nothing left to measure")
+        return 0
     note = stock.load()
-    if note:
-        print(note)
-    wanted = cases(options.ops, options.models)
-    ids = plan.prepare(wanted, max(options.tokens), torch.device("cuda", 0), workers=16)
+    for each in (note, stock.register()):
+        if each:
+            print(each)
+    ids = plan.prepare(
+        wanted, max(options.tokens), torch.device("cuda", 0), progress=_progress, workers=16
+    )
     ceilings = timing.measure_ceilings()
     document["ceilings"] = vars(ceilings)
     print(
@@ -178,32 +209,59 @@ def run_comparison(options: argparse.Namespace, document: dict[str, Any]) -> Non
         f"FP8 {ceilings.flops_per_us / 1e6:.0f} TFLOP/s"
     )
     print(HEADER)
-    rows = document["rows"] = []
-    for (op, dims), plan_id in zip(wanted, ids, strict=True):
-        for num_tokens in options.tokens:
-            ours_us = None
-            for row in compare(op, dims, num_tokens, plan_id, ceilings, options, note is None):
-                ours_us = row["us"] if row["arm"] == "ours" else ours_us
-                rows.append(row)
-                print(line(row, ours_us), flush=True)
-            write(options.out, document)
+    failed = 0
+    for ((op, dims), tokens), plan_id in zip(wanted.items(), ids, strict=True):
+        for m in tokens:
+            try:
+                fresh = list(compare(op, dims, m, plan_id, ceilings, options, note is None))
+            except Exception as error:
+                failed += 1
+                print(f"{op.name} {ratios.dims_text(dims)} {m}: failed: {_line(error)}", flush=True)
+                if isinstance(error, torch.AcceleratorError):  # nothing runs in this process now
+                    return failed
+                continue
+            rows += fresh
+            record.write(options.out, document)
+            for row in fresh:
+                print(line(row, fresh[0]["us"]), flush=True)
+            torch.cuda.empty_cache()  # of the graphs' private pools
+    return failed
 
 
-def write(path: Path | None, document: dict[str, Any]) -> None:
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(document, indent=1) + "\n")
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [repr(error)])[0]
+
+
+def _progress(done: int, total: int) -> None:
+    end = "\n" if done == total else ""
+    print(f"\rlaunchers ready: {done} of {total}", end=end, file=sys.stderr, flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
+    if options.resume and options.out is None:
+        print("--resume needs --out, the file to continue")
+        return 2
     if not torch.cuda.is_available():
         print("benchmarks.kernels needs a GPU, and PyTorch sees none")
         return 2
-    document: dict[str, Any] = {"environment": environment.describe()}
-    run_comparison(options, document)
-    write(options.out, document)
-    return 0
+    settings = {"gpu": torch.cuda.get_device_name(), "rounds": options.rounds}
+    settings["inductor"] = options.inductor
+    document: dict[str, Any] = {"environment": environment.describe(), **settings}
+    start = time.monotonic()
+    try:
+        if options.resume:
+            document = record.resume(options.out, settings) or document
+        failed = run_comparison(options, document)
+    except (ValueError, select.ConfigError) as error:
+        print(_line(error))
+        return 2
+    record.write(options.out, document)
+    found = ratios.cases(document["rows"])
+    print(ratios.text(found))
+    wrong = sum(bool(case.problems) for case in found)
+    print(f"{time.monotonic() - start:.0f} s; {failed} cases failed, ours is wrong in {wrong}")
+    return 1 if failed or wrong else 0
 
 
 if __name__ == "__main__":

@@ -162,6 +162,7 @@ def main() -> None:
     parser.add_argument("--format", choices=("token", "block"), default="token")
     parser.add_argument("--tokens", default="1,8,32")
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--no-pdl", action="store_true", help="launch kernels one after another")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     sizes, layers = MODELS[args.model], args.layers or LAYERS[args.model]
@@ -169,6 +170,7 @@ def main() -> None:
     layer_bytes = hidden * (2 * q_heads + 2 * kv_heads) * d + 3 * hidden * inner
     tokens = [int(x) for x in args.tokens.split(",")]
     block = args.format == "block"
+    plan.use_pdl(not args.no_pdl)
     entries = prepare(sizes, block, max(tokens))
     rows = []
     for m in tokens:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stock vLLM runs in an op's place: its csrc kernels, and what Inductor makes of eager code.
+"""What stock vLLM runs in an op's place: its csrc kernels. What Inductor makes: `inductor`.
 
 An arm takes an op's arguments and returns a closure that does the op's work on them. Layouts that
 stock's own kernels write for one another (DeepGEMM's aligned scales) are made outside the closure.
@@ -25,29 +25,25 @@ def load() -> str | None:
     return None
 
 
+def register() -> str | None:
+    """Give plans the kernels that config entries named `stock` mean, as serving does.
+
+    Returns why it cannot be, or None. A plan without them runs the op's own rule instead.
+    """
+    try:
+        served = importlib.import_module("vllm.helion.stock")
+    except ImportError as error:
+        return f"buckets that are stock's run our rule instead: {error}"
+    served.register()
+    return None
+
+
 def arms(op_name: str, dims: tuple[Any, ...]) -> dict[str, Arm]:
     """Stock's arms for an op, by name; vLLM's ops must be loaded."""
     found = dict(_CSRC.get(op_name, {}))
     if op_name == "scaled_mm_blockwise" and _deep_gemm() is None:
         del found["deepgemm"]
     return found
-
-
-def inductor_arms(op_name: str, dims: tuple[Any, ...]) -> dict[str, Arm]:
-    """Eager code of an op under torch.compile, which takes seconds for each op and dims."""
-    eager = _EAGER.get(op_name)
-    if eager is None:
-        return {}
-    compiled = torch.compile(eager, fullgraph=True, dynamic=True)
-
-    def bind(*args: Any) -> Callable[[], object]:
-        compiled(*args)  # compiles when first met
-        return lambda: compiled(*args)
-
-    return {"inductor": bind}
-
-
-# -- csrc
 
 
 def _rms_norm_token(out, input, weight, scale, epsilon, residual):  # type: ignore[no-untyped-def]
@@ -149,46 +145,4 @@ _CSRC: dict[str, dict[str, Arm]] = {
     "fused_qk_norm_rope_kv_write": {"csrc x2": _qk_norm_rope_kv_write},
     "scaled_mm": {"cutlass": _cutlass},
     "scaled_mm_blockwise": {"cutlass": _cutlass_block, "deepgemm": _deepgemm},
-}
-
-
-# -- eager code for Inductor, as vLLM writes it
-
-
-def _eager_quant(out: torch.Tensor, x: torch.Tensor, scale: torch.Tensor) -> None:
-    amax = x.abs().amax(-1, keepdim=True)
-    s = (amax / FP8_MAX).clamp(min=1.0 / (FP8_MAX * 512.0))
-    scale.copy_(s)
-    out.copy_((x / s).clamp(-FP8_MAX, FP8_MAX).to(out.dtype))
-
-
-def _eager_token_quant(out: torch.Tensor, input: torch.Tensor, scale: torch.Tensor) -> None:
-    _eager_quant(out, input.float(), scale)
-
-
-def _eager_silu_token(out: torch.Tensor, input: torch.Tensor, scale: torch.Tensor) -> None:
-    gate, up = input.chunk(2, dim=-1)
-    _eager_quant(out, (torch.nn.functional.silu(gate) * up).float(), scale)
-
-
-def _eager_rms_norm_token(
-    out: torch.Tensor,
-    input: torch.Tensor,
-    weight: torch.Tensor,
-    scale: torch.Tensor,
-    epsilon: float,
-    residual: torch.Tensor | None,
-) -> None:
-    x = input.float()
-    if residual is not None:
-        x = x + residual.float()
-        residual.copy_(x.to(residual.dtype))
-    y = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon)
-    _eager_quant(out, (y.to(weight.dtype) * weight).float(), scale)
-
-
-_EAGER: dict[str, Callable[..., None]] = {
-    "rms_norm_dynamic_per_token_quant": _eager_rms_norm_token,
-    "dynamic_per_token_scaled_fp8_quant": _eager_token_quant,
-    "silu_and_mul_dynamic_per_token_quant": _eager_silu_token,
 }

@@ -72,7 +72,11 @@ def bind(op: Op, dims: tuple[Any, ...], capability: tuple[int, int]) -> Any:
     It takes some ten times as long as generating code from it, and serves every config: callers
     ask for the configs of one (op, dims) in a row. capability: of the device that is current.
     """
-    return helion.kernel(op.kernel, **_SETTINGS).bind(symbolic_args(op, dims))
+    kernel = helion.kernel(op.kernel, **_SETTINGS)
+    bound = kernel.bind(symbolic_args(op, dims))
+    # Every op's function is called `kernel`: profilers are to tell `_helion_<op>` from another.
+    kernel.name = bound.host_function.definition.name = op.name
+    return bound
 
 
 def symbolic_args(op: Op, dims: tuple[Any, ...]) -> tuple[Any, ...]:

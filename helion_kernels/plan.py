@@ -182,9 +182,9 @@ def _draft(
     choices = _choices(op, dims, max_num_tokens, device)
     bounds = [choice.upto for choice in choices]
     kinds = [_kind(op, dims, choice, device, usable) for choice in choices]
-    return Plan(
-        op, dims, choices, kinds, [bisect_left(bounds, n) for n in range(max_num_tokens + 1)]
-    )
+    # The last may begin beyond max_num_tokens (`select.choose`): it serves what is larger still.
+    numbers = range(max(max_num_tokens, bounds[-1]) + 1)
+    return Plan(op, dims, choices, kinds, [bisect_left(bounds, n) for n in numbers])
 
 
 def _choices(

@@ -65,7 +65,7 @@ def compile_config(op_name: str, dims: tuple[Any, ...], config: Config, target: 
 def _specialise(op: Op, dims: tuple[Any, ...], source: str) -> launch.Specialised:
     from torch._inductor.codecache import PyCodeCache
 
-    function = getattr(PyCodeCache.load(source), op.kernel.__name__)
+    function = getattr(PyCodeCache.load(source), op.name)
     return launch.Specialised(function, launch.symbolic_args(op, dims))
 
 

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parts of benchmarks.kernels that need no GPU."""
 
+import json
+from types import SimpleNamespace
+
 import pytest
 
 from benchmarks import kernels, stock
@@ -113,3 +116,86 @@ def test_stock_is_skipped_with_a_note_where_there_is_none(monkeypatch):
 
 def test_every_op_has_a_stock_arm():
     assert set(stock._CSRC) == set(OPS)
+
+
+def test_without_our_vllm_a_bucket_of_stocks_runs_the_rule(monkeypatch):
+    def refuse(name):
+        raise ImportError(f"no {name}")
+
+    monkeypatch.setattr(stock.importlib, "import_module", refuse)
+    assert "our rule" in stock.register()
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Everything that needs a GPU, faked; returns the cases that were measured."""
+    measured = []
+
+    def compare(op, dims, m, plan_id, ceilings, options, with_stock):
+        if m in gpu.failing:
+            raise RuntimeError("no such launch\nand more")
+        measured.append((op.name, m))
+        common = row("ours", 10.0, op=op.name, dims=dims._asdict(), num_tokens=m)
+        yield {**common, "config": "stock" if m == 1 else "{}", "problems": []}
+        yield {**common, "arm": "cutlass", "us": 15.0}
+
+    gpu = SimpleNamespace(measured=measured, failing=set())
+    for module, name, fake in (
+        (kernels.torch.cuda, "is_available", lambda: True),
+        (kernels.torch.cuda, "get_device_name", lambda: "NVIDIA H100"),
+        (kernels.torch.cuda, "empty_cache", lambda: None),
+        (kernels.environment, "describe", lambda: {"gpu": "NVIDIA H100"}),
+        (kernels.plan, "prepare", lambda wanted, *_, **__: range(len(wanted))),
+        (kernels.timing, "measure_ceilings", lambda: timing.Ceilings(3e6, 3e6, 3e6, 1e9)),
+        (kernels.stock, "load", lambda: None),
+        (kernels.stock, "register", lambda: None),
+        (kernels, "compare", compare),
+    ):
+        monkeypatch.setattr(module, name, fake)
+    return gpu
+
+
+def test_a_run_cut_off_is_continued(gpu, tmp_path, capsys):
+    out = tmp_path / "new/out.json"
+    arguments = ["--ops", "scaled_mm", "--out", str(out), "--resume", "--tokens"]
+    gpu.failing = {16}
+    assert kernels.main([*arguments, "1,16,64"]) == 1
+    printed = capsys.readouterr().out
+    assert "scaled_mm 4096x4096 16: failed: no such launch\n" in printed
+    assert "4 cases failed" in printed
+    assert len(json.loads(out.read_text())["rows"]) == 4 * 2 * 2
+
+    gpu.failing, gpu.measured[:] = set(), []
+    assert kernels.main([*arguments, "1,16,64"]) == 0
+    assert gpu.measured == [("scaled_mm", 16)] * 4
+    assert len(json.loads(out.read_text())["rows"]) == 4 * 3 * 2
+    # four cases of stock's kernel count as 1, the others measured 1.5
+    assert (
+        f"cutlass {1.5 ** (2 / 3):.2f}x   (4 of 12 are stock's kernel)" in capsys.readouterr().out
+    )
+    assert kernels.main([*arguments, "1"]) == 0
+    assert "nothing left" in capsys.readouterr().out
+
+
+def test_a_file_of_other_settings_is_not_continued(gpu, tmp_path, capsys):
+    out = tmp_path / "out.json"
+    arguments = ["--ops", "scaled_mm", "--tokens", "1", "--resume", "--out", str(out)]
+    assert kernels.main(arguments) == 0
+    before = out.read_text()
+    assert kernels.main([*arguments, "--rounds", "3"]) == 2
+    assert "whose rounds is 15 and not 3" in capsys.readouterr().out
+    out.write_text("{")
+    assert kernels.main(arguments) == 2
+    assert "cannot be continued" in capsys.readouterr().out
+    out.write_text(before)
+    assert kernels.main(["--resume"]) == 2
+    assert kernels.main(arguments) == 0
+
+
+def test_a_gpu_in_error_ends_the_run(gpu, monkeypatch, tmp_path):
+    def fail(*_):
+        raise kernels.torch.AcceleratorError("illegal address")
+
+    monkeypatch.setattr(kernels, "compare", fail)
+    assert kernels.main(["--ops", "scaled_mm", "--out", str(tmp_path / "out.json")]) == 1
+    assert json.loads((tmp_path / "out.json").read_text())["rows"] == []

@@ -2,6 +2,7 @@
 """vLLM-Helion: Qwen3's FP8 layers call Helion kernels directly.
 
     activate.py   what happens in every process: defaults, the cpu block-FP8 kernel, checks
+    model_info.py what upstream asks a model before it loads it
     served.py     which models and layers we serve, and the reason where we do not
     layer.py      the decoder layer as ten calls
     fp8.py        the two FP8 formats: what a linear layer and an activation are in each

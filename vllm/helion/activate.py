@@ -26,10 +26,12 @@ def activate() -> None:
         return
     switches.set_config_dir()
 
+    from vllm.helion import model_info
     from vllm.helion.defaults import Qwen3Defaults
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 
-    MODELS_CONFIG_MAP.setdefault("Qwen3ForCausalLM", Qwen3Defaults)
+    MODELS_CONFIG_MAP.setdefault(model_info.ARCHITECTURE, Qwen3Defaults)
+    model_info.seed_cache()
 
     from vllm.platforms import current_platform
 

@@ -18,9 +18,9 @@ def test_workers_compile_without_a_gpu():
     with ProcessPoolExecutor(1, mp_context=context, initializer=gpu._start_worker) as pool:
         task = pool.submit(gpu.compile_config, NAME, DIMS, config, TARGETS["sm_90"])
         source = task.result()
-    assert "def kernel(" in source
+    assert f"def {NAME}(" in source
     # The parent finds the launcher in the source.
-    assert gpu._specialise(op, DIMS, source).kernel.fn.__name__.startswith("_helion")
+    assert gpu._specialise(op, DIMS, source).kernel.fn.__name__ == f"_helion_{NAME}"
 
 
 def test_a_config_that_cannot_be_compiled_fails_alone():
@@ -29,5 +29,5 @@ def test_a_config_that_cannot_be_compiled_fails_alone():
         bad = pool.submit(gpu.compile_config, NAME, DIMS, {"block_sizes": [3]}, TARGETS["sm_90"])
         good = dict(OPS[NAME].default_config(OPS[NAME].dims(*DIMS), 16))
         after = pool.submit(gpu.compile_config, NAME, DIMS, good, TARGETS["sm_90"])
-        assert "def kernel(" in after.result()
+        assert f"def {NAME}(" in after.result()
         assert bad.exception() is not None
