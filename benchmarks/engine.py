@@ -28,7 +28,10 @@ from benchmarks import arms, breakdown, record, spread
 def run_arm(
     environment: dict[str, str], arguments: list[str], log: Path, script: str = "engine_arm.py"
 ) -> dict[str, Any] | None:
-    """One process of an arm; None if it failed, with the log's end on stderr."""
+    """One process of an arm; None if it failed, with the log's end on stderr.
+
+    What it had measured by then is beside its log, in the form of a run.
+    """
     out = log.with_suffix(".json")
     # -P: this folder's own modules must not shadow an arm's.
     command = [sys.executable, "-P", str(Path(__file__).parent / script), *arguments]
@@ -86,7 +89,7 @@ def conclude(document: dict[str, Any]) -> None:
     document["agreement"] = {
         name: agreement(results[0], runs[base][0])
         for name, results in runs.items()
-        if results and name != base
+        if name != base and results and {"forced"} <= results[0].keys() & runs[base][0].keys()
     }
     document["decode_step_us"] = spread.plain(spread.summary(runs, breakdown.cells))
 

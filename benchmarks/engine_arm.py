@@ -35,7 +35,7 @@ class Arm:
         from vllm import LLM, SamplingParams
 
         imported = time.perf_counter()
-        self.torch, self.sampling = torch, SamplingParams
+        self.torch, self.sampling, self.out = torch, SamplingParams, args.out
         options: dict[str, Any] = {
             "skip_tokenizer_init": True,
             "max_model_len": 4096,
@@ -71,7 +71,7 @@ class Arm:
         return seconds, ids
 
     def time(self, batches: list[int], tokens: int, repeats: int) -> None:
-        rows = []
+        rows = self.result["rows"] = []
         for size in batches:
             batch = prompts(size, INPUT_TOKENS, size)
             self.run(batch, 4)
@@ -87,7 +87,13 @@ class Arm:
             }
             rows.append(row)
             print(json.dumps(row), flush=True)
-        self.result["rows"] = rows
+            self.save()
+
+    def save(self) -> None:
+        """What was measured so far: starting took minutes, and whoever waits may give up."""
+        part = self.out.with_suffix(".part")
+        part.write_text(json.dumps(self.result))
+        os.replace(part, self.out)
 
     def greedy(self) -> list[list[int]]:
         batch = prompts(FORCED_PROMPTS, 128, seed=7)
@@ -143,13 +149,14 @@ def main() -> None:
         if not args.forced.exists():
             args.forced.write_text(json.dumps(arm.result["greedy"]))
         arm.result["forced"] = arm.forced_logits(json.loads(args.forced.read_text()))
+    arm.save()
     arm.time([int(x) for x in args.batches.split(",") if x], args.tokens, args.repeats)
     arm.result["profiled_tokens"] = PROFILED_TOKENS
     for size in args.profile.split(","):
         if size:
             arm.result[f"profile_{size}"] = arm.profile(int(size), PROFILED_TOKENS)
             arm.result[f"profile_{size}_prefill"] = arm.profile(int(size), 1)
-    args.out.write_text(json.dumps(arm.result))
+    arm.save()
 
 
 if __name__ == "__main__":

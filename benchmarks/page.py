@@ -26,6 +26,10 @@ ENGINE_METHOD = (
     "over processes, in brackets their range where there are several. Speed-up: an arm's time over "
     "the first arm's. `tpot_ms@8`: time per output token in a batch of 8."
 )
+STEPS_METHOD = (
+    "Microseconds of a decode step, by kernel. With dependent launch kernels overlap: a kernel's "
+    "time holds its wait for the one ahead, and the step takes less than their sum."
+)
 SERVER_METHOD = (
     "Method: `python -m benchmarks.server`: `vllm serve` and `vllm bench serve`, random prompts of "
     "one length, servers of the arms in turns; medians over servers, in brackets their range where "
@@ -147,9 +151,29 @@ def engines(documents: dict[str, dict[str, Any]]) -> Iterator[str]:
         steps = spread.summary(document["runs"], breakdown.cells)
         if steps:
             yield ""
-            yield "Microseconds of a decode step, by kernel:"
+            yield STEPS_METHOD
             yield ""
             yield from arms(steps)
+
+
+def headline(documents: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Speed-ups of the first arm over the baseline, a line per `benchmarks.engine` file."""
+    yield from table(
+        ["", "start-up", "time per output token, batch", "prefill, batch"],
+        [_headline(name, document) for name, document in documents.items()],
+    )
+
+
+def _headline(name: str, document: dict[str, Any]) -> list[str]:
+    found = spread.summary(document["runs"], engine.cells)
+    ours, base = next(iter(found.values())), found[document["agreement_with"]]
+    cells = {cell: spread.ratio(cell, ours[cell], base.get(cell)) for cell in ours}
+    line = [str(document.get("model", name)), cells.pop("startup_s") or "-"]
+    for kind in ("tpot_ms@", "prefill_ms@"):
+        wanted = [cell for cell in cells if cell.startswith(kind) and cells[cell]]
+        batches = " / ".join(cell.removeprefix(kind) for cell in wanted)
+        line.append(f"{' / '.join(cells[cell] for cell in wanted)} at {batches}" if wanted else "-")
+    return line
 
 
 def servers(documents: dict[str, dict[str, Any]]) -> Iterator[str]:

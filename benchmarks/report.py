@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the results to docs/benchmarks.md: tables, targets, plots.
 
-    python -m benchmarks.report
+    python -m benchmarks.report --readme README.md
 
 Reads benchmarks/results/<gpu>/: kernels-*.json of `benchmarks.kernels`, engine-*.json of
 `benchmarks.engine`, server-*.json of `benchmarks.server`. Files of another form are named and left
@@ -81,13 +81,15 @@ def render(folders: dict[str, Results]) -> str:
     """What stands between the markers of the page."""
     lines = [page.ORIGIN]
     for gpu, results in folders.items():
+        if not (results.cases or results.engines or results.servers):
+            continue
         lines += ["", f"## {gpu}", "", *page.kernels(gpu, results.cases, results.kernels)]
         lines += ["", *page.engines(results.engines), "", *page.servers(results.servers)]
     return "\n".join(lines) + "\n"
 
 
-def write(results: Path, docs: Path, say: Say = print) -> None:
-    """Plots first: no page names one that is not there."""
+def write(results: Path, docs: Path, readme: Path | None = None, say: Say = print) -> None:
+    """Plots first: no page names one that is not there. readme: gets the engines' speed-ups."""
     found = {path.name: load(path, say) for path in sorted(results.iterdir()) if path.is_dir()}
     for gpu, each in found.items():
         right = [case for case in each.cases if not case.problems]
@@ -100,6 +102,11 @@ def write(results: Path, docs: Path, say: Say = print) -> None:
     docs.mkdir(parents=True, exist_ok=True)
     target.write_text(page.replace(text, render(found)), encoding="utf-8")
     say(f"wrote {target}")
+    engines = {name: each for gpu in found.values() for name, each in gpu.engines.items()}
+    if readme is not None and engines:
+        generated = "\n".join(page.headline(engines)) + "\n"
+        readme.write_text(page.replace(readme.read_text(encoding="utf-8"), generated), "utf-8")
+        say(f"wrote {readme}")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -110,6 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of GPUs' folders")
     parser.add_argument("--docs", type=Path, default=DOCS, help="where the page and plots go")
+    parser.add_argument("--readme", type=Path, help="gets a table between such markers too")
     options = parser.parse_args(arguments)
     missing = plots.unavailable()
     if missing is None and not options.results.is_dir():
@@ -118,7 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(missing)
         return 2
     try:
-        write(options.results, options.docs)
+        write(options.results, options.docs, options.readme)
     except (OSError, ValueError) as error:
         print(error)
         return 1

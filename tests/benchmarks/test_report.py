@@ -106,6 +106,18 @@ def text(results):
     return report.render({"nvidia_h100": report.load(results / "nvidia_h100", lambda _: None)})
 
 
+def test_the_readme_gets_the_speed_ups_and_keeps_the_rest(results, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n")
+    report.write(results, tmp_path / "docs", readme, lambda _: None)
+    text = readme.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert "old" not in text
+    # medians 60 and 90 s, 4.1 and 5.125 ms, 50 and 40 ms
+    assert line_of(text, "Qwen3-8B") == ["Qwen3-8B", "1.50x", "1.25x at 8", "0.80x at 8"]
+
+
 def test_means_targets_and_the_lowest_ratio(text):
     assert line_of(text, QUANT) == [
         QUANT,

@@ -20,7 +20,7 @@ def model(monkeypatch, tmp_path):
 
 def test_the_facts_are_the_models_own(model):
     truth = registry._ModelInfo.from_model_cls(model.load_model_cls())
-    assert model_info.FACTS == dataclasses.asdict(truth)
+    assert dataclasses.asdict(truth) == model_info.FACTS
 
 
 def test_upstream_asks_nobody_where_we_answered(model, tmp_path):

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from vllm.helion.layer import HelionDecoderLayer
 
 HEAD_DIM = 128
+MOST_ELEMENTS = 2**31 - 1
+"""Of an activation: compiled kernels address a row by its number times a stride, in int32."""
 
 
 def switch_refusal() -> str | None:
@@ -45,6 +47,8 @@ def model_refusal(vllm_config: "VllmConfig") -> str | None:
         model.hf_config, "quantization_config", None
     )
     head_dim = getattr(config, "head_dim", None)
+    most = vllm_config.scheduler_config.max_num_batched_tokens
+    widest = 2 * config.intermediate_size // parallel.tensor_parallel_size
     refusals = {
         "LoRA is enabled": vllm_config.lora_config is not None,
         f"dtype is {model.dtype}, not bfloat16": model.dtype != torch.bfloat16,
@@ -57,6 +61,7 @@ def model_refusal(vllm_config: "VllmConfig") -> str | None:
         "attention has a bias": bool(getattr(config, "attention_bias", False)),
         f"activation is {config.hidden_act}": config.hidden_act != "silu",
         "mrope": model.uses_mrope,
+        f"steps of {most} tokens are too large for 32-bit offsets": most * widest > MOST_ELEMENTS,
     }
     return next((reason for reason, applies in refusals.items() if applies), None)
 

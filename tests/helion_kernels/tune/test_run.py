@@ -21,7 +21,7 @@ from helion_kernels.tune.run import Tuning
 from tests.helion_kernels.tune.fake import Fake, Killed, cost_us, gemm_us, rough
 
 ROOT = Path(__file__).resolve().parents[3]
-RESULTS = ROOT / "benchmarks/results/nvidia_h100/kernels-sweep-gemm-8b.json"
+RESULTS = ROOT / "benchmarks/results/nvidia_h100/earlier/kernels-sweep-gemm-8b.json"
 FEW = cases(
     [("scaled_mm", (6144, 4096)), ("dynamic_per_token_scaled_fp8_quant", (4096,))], [1, 2, 16, 512]
 )
