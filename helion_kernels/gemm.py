@@ -62,8 +62,9 @@ def space(n: int, k: int, num_tokens: int) -> list[Config]:
 
 def serves(dims: Any, config: Config, num_tokens: int) -> bool:
     """Whether the partial sums of a config for (N, K) find room in the workspace."""
+    n, k = dims
     _, block_n, part = config["block_sizes"]
-    return split_k.fits(*dims, num_tokens, block_n, part)
+    return split_k.fits(n, k, num_tokens, block_n, part)
 
 
 def _parts(n: int, k: int, num_tokens: int, block_m: int, block_n: int) -> list[int]:
