@@ -32,6 +32,12 @@ Expression::Expression(Words& words, const Signature& signature) {
   if (depth != 1) fail(signature.op(), ": an expression leaves ", depth, " values");
 }
 
+int Expression::argument() const {
+  for (const Step& step : steps_)
+    if (step.code == Code::kSize || step.code == Code::kStride) return step.argument;
+  return 0;
+}
+
 int64_t Expression::apply(Code code, int64_t left, int64_t right) {
   switch (code) {
     case Code::kAdd:

@@ -21,6 +21,9 @@ class Expression {
     return steps_.size() == 1 ? leaf(first, call) : evaluate(call);
   }
 
+  // The argument whose size or stride it reads first; 0 for a constant.
+  int argument() const;
+
  private:
   enum class Code : int8_t { kSize, kStride, kConst, kAdd, kMultiply, kDivide, kModulo, kMin, kMax };
   struct Step {

@@ -67,26 +67,29 @@ void Kernel::prepare(int device) {
   functions_[device].store(function, std::memory_order_release);
 }
 
+template <typename... Why>
+void Kernel::refuse(int argument, const Why&... why) const {
+  fail("helion_kernels.", signature_->op(), ": ", signature_->arguments()[argument].name, " ", why...);
+}
+
 void Kernel::check(const Call& call) const {
   for (const Assumption& assumption : assumptions_) {
     const int64_t value = assumption.value(call);
     switch (assumption.rule) {
       case Rule::kEqual:
         if (value != assumption.number)
-          fail("helion_kernels.", signature_->op(), ": a size or stride is ", value,
-               "; this plan's code was compiled for ", assumption.number);
+          refuse(assumption.value.argument(), "has a size or stride of ", value,
+                 "; this plan's code was compiled for ", assumption.number);
         break;
       case Rule::kDivisible:
         if (value % assumption.number != 0)
-          fail("helion_kernels.", signature_->op(), ": a size or stride is ", value,
-               "; this plan's code was compiled for multiples of ", assumption.number);
+          refuse(assumption.value.argument(), "has a size or stride of ", value,
+                 "; this plan's code was compiled for multiples of ", assumption.number);
         break;
       case Rule::kAligned:
         if ((call.tensors[assumption.argument].data + uint64_t(value)) %
                 uint64_t(assumption.number) != 0)
-          fail("helion_kernels.", signature_->op(), ": ",
-               signature_->arguments()[assumption.argument].name, " must be aligned to ",
-               assumption.number, " bytes");
+          refuse(assumption.argument, "must be aligned to ", assumption.number, " bytes");
         break;
     }
   }
@@ -101,8 +104,8 @@ uint64_t Kernel::value_of(const Parameter& parameter, const Call& call) const {
       const int64_t value = parameter.value(call);
       const int32_t narrow = int32_t(value);
       if (value != narrow)
-        fail("helion_kernels.", signature_->op(), ": a size or stride is ", value,
-             ", too large for this plan's code");
+        refuse(parameter.value.argument(), "has a size or stride of ", value,
+               ", too large for this plan's code");
       std::memcpy(&bits, &narrow, sizeof narrow);
       return bits;
     }
@@ -123,7 +126,7 @@ unsigned Kernel::extent(int axis, const Call& call) const {
   const int64_t value = grid_[axis](call);
   const int64_t most = axis == 0 ? std::numeric_limits<int32_t>::max() : 65535;
   if (value < 0 || value > most)
-    fail("helion_kernels.", signature_->op(), ": a grid of ", value, " blocks");
+    refuse(grid_[axis].argument(), "needs a grid of ", value, " blocks");
   return unsigned(value);
 }
 

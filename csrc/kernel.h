@@ -46,6 +46,8 @@ class Kernel {
 
   int take_argument(Words& words, Kind kind) const;
   void check(const Call& call) const;
+  template <typename... Why>
+  [[noreturn]] void refuse(int argument, const Why&... why) const;
   uint64_t value_of(const Parameter& parameter, const Call& call) const;
   unsigned extent(int axis, const Call& call) const;
 

@@ -32,22 +32,20 @@ struct Owned {
   }
 };
 
-void check(Torch::Error error, const Op& op) {
-  if (error != 0) fail("helion_kernels.", op.name, ": PyTorch refuses a tensor");
-}
-
-Tensor describe(Torch::Tensor handle, const Op& op) {
+// An undefined tensor, which is what None becomes, has no sizes, strides or memory to tell of.
+Tensor describe(Torch::Tensor handle, const Op& op, const Argument& argument) {
   const Torch& torch = Torch::get();
   Tensor tensor{};
   int64_t *sizes, *strides;
   void* data;
-  check(torch.get_dim(handle, &tensor.dimensions), op);
-  check(torch.get_sizes(handle, &sizes), op);
-  check(torch.get_strides(handle, &strides), op);
-  check(torch.get_data_ptr(handle, &data), op);
-  check(torch.get_dtype(handle, &tensor.dtype), op);
-  check(torch.get_device_type(handle, &tensor.device_type), op);
-  check(torch.get_device_index(handle, &tensor.device), op);
+  const bool described = torch.get_dim(handle, &tensor.dimensions) == 0 &&
+                         torch.get_sizes(handle, &sizes) == 0 &&
+                         torch.get_strides(handle, &strides) == 0 &&
+                         torch.get_data_ptr(handle, &data) == 0 &&
+                         torch.get_dtype(handle, &tensor.dtype) == 0 &&
+                         torch.get_device_type(handle, &tensor.device_type) == 0 &&
+                         torch.get_device_index(handle, &tensor.device) == 0;
+  if (!described) fail("helion_kernels.", op.name, ": ", argument.name, " is no dense tensor");
   tensor.sizes = sizes;
   tensor.strides = strides;
   tensor.data = reinterpret_cast<uint64_t>(data);
@@ -94,8 +92,11 @@ void run(int slot, const Torch::Value* stack, uint64_t count) {
   const Plan* plan = plans().find(number);
   if (plan == nullptr || plan->signature().op() != op.name)
     fail("helion_kernels.", op.name, ": there is no plan ", number, " of this op");
-  for (size_t i = 0; i < op.kinds.size(); ++i)
-    if (call.given >> i & 1) call.tensors[i] = describe(owned.tensors[i], op);
+  const std::vector<Argument>& arguments = plan->signature().arguments();
+  if (arguments.size() != op.kinds.size())
+    fail("helion_kernels.", op.name, ": plan ", number, " takes ", arguments.size(), " arguments");
+  for (size_t i = 0; i < arguments.size(); ++i)
+    if (call.given >> i & 1) call.tensors[i] = describe(owned.tensors[i], op, arguments[i]);
   const Driver& driver = Driver::get();
   const bool mock = driver.mock_stream != nullptr;
   plan->signature().check(call, mock ? Torch::get().device_type_cpu() : Torch::get().device_type_cuda());

@@ -12,7 +12,7 @@ The operators have the schemas of `torch.ops.helion_kernels.*`; `plan` is a numb
 
 import ctypes
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,23 @@ def load(ops: Iterable[Op], path: Path | str | None = None) -> None:
     _meta.append(fakes)
     for op in ops:
         _call("define_op", (op.name + op.schema).encode(), _kinds(op).encode())
-        fakes.impl(op.name, lambda *args, **kwargs: None, "Meta")
+        fakes.impl(op.name, _described(op), "Meta")
+
+
+def _described(op: Op) -> Callable[..., None]:
+    """The op for tools that describe tensors on meta: it launches nothing.
+
+    PyTorch calls it where any tensor is on meta. With real ones among them that is a mistake.
+    """
+
+    def fake(*args: Any) -> None:
+        named = zip(op.arguments, args, strict=False)  # The last of args is the plan.
+        tensors = [(argument.name, arg) for argument, arg in named if torch.is_tensor(arg)]
+        meta = [name for name, tensor in tensors if tensor.is_meta]
+        if len(meta) < len(tensors):
+            raise RuntimeError(f"helion_kernels.{op.name}: {', '.join(meta)} has no memory (meta)")
+
+    return fake
 
 
 def _kinds(op: Op) -> str:

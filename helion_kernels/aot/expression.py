@@ -7,7 +7,7 @@ C++ (csrc/expression.cpp):
     ["size", 0, 0, "const", 15, "+", "const", 16, "//", "const", 192, "*"]
 
 `size i d` and `stride i d` push that of the op's i-th argument, `const n` an integer; operators
-take two. `//` and `%` round towards minus infinity, as in Python.
+take two. `//` and `%` round towards minus infinity, as in Python, and are 0 for a divisor of 0.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,8 +23,8 @@ LEAVES = {"size": 2, "stride": 2, "const": 1}
 OPERATORS: dict[str, Callable[[int, int], int]] = {
     "+": lambda a, b: a + b,
     "*": lambda a, b: a * b,
-    "//": lambda a, b: a // b,
-    "%": lambda a, b: a % b,
+    "//": lambda a, b: a // b if b else 0,
+    "%": lambda a, b: a % b if b else 0,
     "min": min,
     "max": max,
 }

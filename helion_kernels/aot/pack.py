@@ -23,6 +23,8 @@ from helion_kernels.aot.index import Kernel, PackError, Signature
 
 MAGIC = b"HELIONK\x01"
 MOST_BYTES = 1 << 30
+_UNPACKING = 1 << 27
+"""Bytes of memory to unpack code with, twice what preset 9 takes: its header may ask for 4 GiB."""
 _HEADER = struct.Struct("<8s32sQQ")
 _PACKAGE = Path(__file__).parents[1]
 
@@ -130,7 +132,8 @@ def _decode(document: Any, code: bytes) -> Pack:
         read.require(kernel.cubin in cubins, "names machine code that is not there")
     toolchain = read.get("toolchain", dict)
     read.require(all(isinstance(v, str) for v in toolchain.values()), "has a bad toolchain")
-    target, made_from = read.get("target", str), read.get("fingerprint", str)
+    # An identifier: it is told to the user, on one line.
+    target, made_from = read.get("target", str, str.isidentifier), read.get("fingerprint", str)
     return Pack(target, made_from, toolchain, signatures, kernels, cubins)
 
 
@@ -148,7 +151,7 @@ def _cubins(table: list[Any], code: bytes) -> dict[str, bytes]:
     if total > MOST_BYTES:
         raise PackError("has more machine code than any GPU needs")
     try:
-        unpacked = lzma.LZMADecompressor().decompress(code, max_length=total + 1)
+        unpacked = lzma.LZMADecompressor(memlimit=_UNPACKING).decompress(code, total + 1)
     except lzma.LZMAError:
         raise PackError("has machine code that does not unpack") from None
     if len(unpacked) != total:

@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Packs: the same bytes each time, and no pack but a sound, fitting one is read."""
 
-import contextlib
-import json
 import re
-import struct
 from dataclasses import replace
 
 import pytest
@@ -108,31 +105,6 @@ def test_another_source_makes_a_pack_stale(monkeypatch, tmp_path, data):
             pack.read(tmp_path / "a.pack")
     finally:
         pack.fingerprint.cache_clear()
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
-    max_leaves=8,
-)
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.data())
-def test_an_index_of_anything_is_refused_or_read(data, draw):
-    """With a right hash: whoever wrote the index, reading it raises PackError at worst."""
-    size, _ = struct.unpack_from("<QQ", data, 40)
-    table, code = json.loads(data[56 : 56 + size]), data[56 + size :]
-    place = table
-    while isinstance(place, (dict, list)) and place:
-        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
-        key = draw.draw(st.sampled_from(keys))
-        if draw.draw(st.booleans()) or not isinstance(place[key], (dict, list)):
-            place[key] = draw.draw(JSON)
-            break
-        place = place[key]
-    with contextlib.suppress(PackError):
-        pack.from_bytes(pack.seal(json.dumps(table).encode(), code))
 
 
 @given(st.binary(max_size=200), st.binary(max_size=100))

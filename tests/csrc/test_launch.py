@@ -126,31 +126,8 @@ def test_eight_threads_launch_and_prepare_at_once(kernels, mock):
     assert mock.launches == before + 8 * 60
 
 
-def test_memory_does_not_grow(kernels, mock):
-    def resident():
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * 4096
-
-    name = "rms_norm_dynamic_per_token_quant"  # It has an optional tensor.
-    number, found, _ = planned(kernels, name)
-    args = arguments(signature_of(kernels, found[0]), 7, 0, "cpu")
-    bad = [args[0].float(), *args[1:]]
-
-    def work(count):
-        for i in range(count):
-            call(name, args, number)
-            if i % 100 == 0:
-                with pytest.raises(RuntimeError):
-                    call(name, bad, number)
-
-    work(10_000)
-    before = resident()
-    work(100_000)
-    assert resident() - before < 1 << 20
-
-
 def test_compiling_tools_see_an_op_that_writes_its_outputs(kernels, mock):
     op = torch.ops.helion_kernels_native.scaled_mm.default
     assert [a.alias_info is not None for a in op._schema.arguments][:2] == [True, False]
-    meta = [torch.empty(4, 4, device="meta") for _ in range(5)]
+    meta = [torch.empty(4, 4, device="meta") for _ in range(6)]
     assert op(*meta, 0) is None
