@@ -164,7 +164,10 @@ def _tuned(
 ) -> list[Choice]:
     config, upto = entry["config"], entry["upto"]
     if config != "stock":
-        return [Choice(layer.source, config, upto, layer.reason)]
+        if op.serves(dims, config, upto):
+            return [Choice(layer.source, config, upto, layer.reason)]
+        # Of other dims, whose sizes it was checked for.
+        return _by_rule(op, dims, served, upto, f"{layer.reason}: no room for these sizes")
     if op.name in stock:
         return [Choice(layer.source, None, upto, f"{layer.reason}: stock is faster here")]
     return _by_rule(op, dims, served, upto, "stock is faster, but not to be had")

@@ -96,6 +96,17 @@ def test_a_config_that_splits_never_meets_more_tokens_than_it_has_room_for(folde
         choose(most=64)
 
 
+def test_a_config_that_splits_is_not_lent_to_sizes_that_it_has_no_room_for(folders):
+    dims, larger = OP.dims(40000, 4096), OP.dims(79000, 8192)
+    folders("shipped", [entry(20, config(part=1024), n=40000)])
+    assert choose(dims, most=20)[0].config == config(part=1024)
+    assert not OP.serves(larger, config(part=1024), 20)
+    lent = choose(larger, most=20)[0]
+    assert lent.source == "default"
+    assert "no room for these sizes" in lent.reason
+    assert OP.serves(larger, lent.config, 20)
+
+
 def test_nearest_dims_within_a_factor_of_two(folders):
     folders("shipped", [entry(64, config(), n=4096), entry(64, config(64), n=9000)])
     (choice,) = choose(most=64)
