@@ -3,13 +3,17 @@
 
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from benchmarks import arms, breakdown, engine, spread
+
+ROOT = Path(__file__).parents[2]
 
 # As profiles of Qwen3-8B on an H100 have them, ours and stock's.
 KERNELS = {
@@ -179,7 +183,12 @@ def test_sigterm_unwinds():
         "try:\n  print('ready', flush=True); time.sleep(60)\n"
         "finally:\n  print('unwound', flush=True)\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
     assert process.communicate(timeout=30)[0] == "unwound\n"

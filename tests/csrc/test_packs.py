@@ -11,7 +11,7 @@ import pytest
 import torch
 from samples import SMALL, arguments
 
-from helion_kernels import OPS, launch, native, packs, plan, select
+from helion_kernels import OPS, launch, native, packs, plan, select, split_k
 from helion_kernels.aot import describe
 from helion_kernels.aot import pack as pack_file
 from helion_kernels.aot.target import TARGETS, pretend
@@ -215,7 +215,10 @@ def test_a_layer_calls_the_dispatcher_unless_it_is_traced(
     monkeypatch.setattr(switches, "cache_folder", lambda: pack_path.parent)
     monkeypatch.setattr(prepare_module, "_progress", lambda: lambda done, total: None)
     monkeypatch.setattr(report, "log", lambda *_: None)
+    workspace = torch.zeros(1)  # where there is no GPU to have one
+    monkeypatch.setattr(split_k, "shared", lambda device: workspace)
     prepare_module.prepare(worker)
+    assert model[0].helion.workspace is workspace
     ours = getattr(torch.ops.helion_kernels, WRITE).default
     assert call.function is (ours if traced else native.operator(WRITE))
     if not traced:
