@@ -24,8 +24,8 @@ def default_config(n: int, k: int, num_tokens: int, grouped: bool = False) -> Co
 
     Up to 64: tiles of 64 weight rows, the least of a WGMMA. H100, cold L2, 16 tokens: where they
     are fewer than the multiprocessors each streams alone and wants its shared memory full (4096 x
-    4096: 8.94 us with six stages of 20 KiB, 9.64 with four); else three share it (24576 x 4096: 37.0).
-    Grouped: a group is a chain of copy, WGMMA and scaling (0.35 us) that one program cannot
+    4096: 8.94 us with six stages of 20 KiB, 9.64 with four); else three share it (24576 x 4096:
+    37.0). Grouped: a group is a chain of copy, WGMMA and scaling (0.35 us) that one program cannot
     overlap, so that K is split until three programs share a multiprocessor (4096 x 12288: 23 us in
     six parts, 33 in one). Beyond 64: 128 x 128 tiles on two warpgroups.
     """
