@@ -5,6 +5,7 @@ With the config that batch invariance chooses. What a GPU's tensor core makes of
 """
 
 import pytest
+from dims import SMALL
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -13,15 +14,8 @@ from helion_kernels.qwen3 import MODELS, dims_of
 
 GPUS = ("NVIDIA H100 80GB HBM3", "some other GPU")
 GEMMS = [name for name in OPS if name.startswith("scaled_mm")]
-DIMS = {
-    "dynamic_per_token_scaled_fp8_quant": (640,),
-    "per_token_group_fp8_quant": (640,),
-    "rms_norm_dynamic_per_token_quant": (640, True),
+DIMS = SMALL | {
     "rms_norm_per_block_quant": (640, True),
-    "silu_and_mul_dynamic_per_token_quant": (640,),
-    "silu_and_mul_per_block_quant": (640,),
-    "fused_qk_norm_rope": (6, 3, 64),
-    "fused_qk_norm_rope_kv_write": (6, 3, 64),
     "scaled_mm": (72, 2048),
     "scaled_mm_blockwise": (72, 2048),
 }
