@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FP8 sums of every shipped config, and of the rule for untuned sizes, at every K of the models.
+
+Each element within the roundoff of bf16 plus 2^-10 of the sum of magnitudes; the mean error, in
+which roundoff cancels and truncation does not, within 2^-10 alone. Why 2^-10: a WGMMA cuts each
+product off 13 bits below the largest term that it adds. Of a tile of 128 products without signs
+that costs 6 to 9 x 10^-4 of their sum, on the average and at most, whatever K
+(tests/helion_kernels/accumulation.py, on whose inputs the kernels run here); of 256 products twice
+the bound, and of all of K in one sum 0.06 at 4096.
+"""
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+import unpromoted
+from accumulation import GEMMS, INPUTS, K, arguments, mean_error
+
+from helion_kernels import OPS, launch, select
+from helion_kernels.accuracy import ACCUMULATION, expect, fresh_outputs, problems
+from helion_kernels.fp8 import FP8
+from helion_kernels.op import Config
+from helion_kernels.sample import Random
+
+BOUND = ACCUMULATION["cuda"]
+N = 256
+DEVICE = torch.device("cuda", 0)
+
+
+def shipped(name: str) -> list[Config]:
+    """Each config once that a config file names, whichever GPU it is for."""
+    entries = [
+        entry["config"]
+        for path in sorted(select.SHIPPED.glob(f"*/{name}.json"))
+        for entry in json.loads(path.read_text("utf-8"))["entries"]
+        if entry["config"] != "stock"
+    ]
+    return list({json.dumps(config, sort_keys=True): config for config in entries}.values())
+
+
+def configs(name: str, k: int) -> list[Config]:
+    """The shipped ones, and those of the rule at Qwen3's N."""
+    op = OPS[name]
+    by_rule = [
+        op.default_config(op.dims(n, k), bound)
+        for n in (4096, 24576)
+        for bound in (*select.DEFAULT_BUCKETS, 8192)
+    ]
+    found = {json.dumps(config, sort_keys=True): config for config in [*shipped(name), *by_rule]}
+    return list(found.values())
+
+
+@pytest.fixture(scope="module")
+def built() -> dict[tuple[str, int], list[tuple[Config, Callable[..., None]]]]:
+    """(op, K) -> (config, its launcher), compiled at once."""
+    with ThreadPoolExecutor(16) as pool:
+        started = {
+            (name, k): [
+                (c, pool.submit(launch.build, launch.generate(OPS[name], (N, k), c), DEVICE))
+                for c in configs(name, k)
+            ]
+            for name in GEMMS
+            for k in K
+        }
+        return {
+            case: [(c, launch.launcher(OPS[case[0]], task.result())) for c, task in tasks]
+            for case, tasks in started.items()
+        }
+
+
+def outcome(name: str, args: tuple[Any, ...], run: Callable[..., None]) -> tuple[list[str], float]:
+    """(what is wrong, mean error relative to the magnitudes)"""
+    expected, actual = expect(OPS[name], args), fresh_outputs(OPS[name], args)
+    run(*actual)
+    return problems(OPS[name], expected, actual), abs(mean_error(expected, actual))
+
+
+def tokens_for(config: Config) -> int:
+    """Two tiles, the second ragged; few enough for configs that split K."""
+    return 2 * int(config["block_sizes"][0]) - 3
+
+
+@pytest.mark.parametrize("k", K)
+@pytest.mark.parametrize("kind", INPUTS)
+@pytest.mark.parametrize("name", GEMMS)
+def test_every_config_keeps_the_bound(name, kind, k, built) -> None:
+    assert len(built[name, k]) >= len(shipped(name)) > 0
+    wrong = {}
+    for config, run in built[name, k]:
+        num_tokens = tokens_for(config)
+        assert OPS[name].serves((N, k), config, num_tokens), config
+        args = arguments(name, kind, num_tokens, N, k, "cuda", seed=k)
+        found, mean = outcome(name, args, run)
+        if found or mean >= BOUND:
+            wrong[json.dumps(config, sort_keys=True)] = (found, mean)
+    assert wrong == {}
+
+
+@pytest.mark.parametrize("k", K)
+@pytest.mark.parametrize("kind", ["positive", "heavy positive"])
+def test_a_sum_left_in_the_tensor_core_breaks_it(kind, k) -> None:
+    """The control: the same inputs, all of K in one chain of WGMMAs."""
+    args = arguments("scaled_mm", kind, 29, N, k, "cuda", seed=k)
+    found, mean = outcome("scaled_mm", args, unpromoted.scaled_mm)
+    assert found
+    assert mean > 16 * BOUND
+
+
+def test_the_control_is_a_matrix_product() -> None:
+    """What it loses is bits: sums of small integers it has right."""
+    op = OPS["scaled_mm"]
+    args = list(op.sample(op.dims(N, 512), 29, Random("cuda")))
+    for i in (1, 2):
+        args[i].copy_(args[i].float().sign().to(FP8))
+    args[3].fill_(1.0)
+    args[4].fill_(1.0)
+    expected, actual = expect(op, tuple(args)), fresh_outputs(op, tuple(args))
+    unpromoted.scaled_mm(*actual)
+    assert problems(op, expected, actual, accumulation=0.0) == []
