@@ -102,38 +102,33 @@ class Linear:
         return self.round(self.quantise(x) @ self.weight.t())
 
 
-class Qwen3:
-    """The model of one checkpoint folder. No cache: every call computes all tokens anew."""
+class Decoder:
+    """Decoder layers of the tensors given, named as in a checkpoint.
+
+    dtype: of all arithmetic; round: what is done where the served model rounds to bf16.
+    """
 
     def __init__(
         self,
-        folder: Path,
-        exact: bool = False,
-        device: str | torch.device = "cpu",
+        tensors: dict[str, torch.Tensor],
+        q_heads: int,
+        kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        round: Callable[[torch.Tensor], torch.Tensor],
+        epsilon: float = 1e-6,
+        theta: float = 1e6,
         ue8m0: bool = False,
     ) -> None:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-        self.layers: int = config["num_hidden_layers"]
-        self.q_heads: int = config["num_attention_heads"]
-        self.kv_heads: int = config["num_key_value_heads"]
-        self.head_dim: int = config["head_dim"]
-        self.epsilon: float = config["rms_norm_eps"]
-        self.theta: float = config["rope_theta"]
-        self.dtype = torch.float64 if exact else torch.float32
-        self.round = unrounded if exact else bf16
-        tensors = {
-            name: tensor.to(device)
-            for name, tensor in load_file(folder / "model.safetensors").items()
-        }
+        self.q_heads, self.kv_heads, self.head_dim = q_heads, kv_heads, head_dim
+        self.epsilon, self.theta = epsilon, theta
+        self.dtype, self.round = dtype, round
         self.linears = {
-            name: Linear(tensors, name, self.dtype, self.round, ue8m0)
+            name: Linear(tensors, name, dtype, round, ue8m0)
             for name in (key.removesuffix(".weight") for key in tensors)
             if name.endswith("_proj")
         }
-        self.vectors = {name: t.to(self.dtype) for name, t in tensors.items() if "norm" in name}
-        self.embedding = tensors["model.embed_tokens.weight"].to(self.dtype)
-        tied = config["tie_word_embeddings"]
-        self.head = self.embedding if tied else tensors["lm_head.weight"].to(self.dtype)
+        self.vectors = {name: t.to(dtype) for name, t in tensors.items() if "norm" in name}
 
     def norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
         inverse = torch.rsqrt(x.square().mean(-1, keepdim=True) + self.epsilon)
@@ -166,16 +161,52 @@ class Qwen3:
         gate, up = (self.linears[prefix + name](x) for name in ("gate_proj", "up_proj"))
         return self.linears[prefix + "down_proj"](gate * torch.sigmoid(gate) * up)
 
+    def layer(self, x: torch.Tensor, index: int) -> torch.Tensor:
+        """The residual stream [tokens, hidden] of one sequence, after that layer."""
+        prefix = f"model.layers.{index}."
+        normed = self.norm(x, prefix + "input_layernorm")
+        x = self.round(x + self.attention(normed, prefix + "self_attn."))
+        normed = self.norm(x, prefix + "post_attention_layernorm")
+        return self.round(x + self.mlp(normed, prefix + "mlp."))
+
+
+class Qwen3(Decoder):
+    """The model of one checkpoint folder. No cache: every call computes all tokens anew."""
+
+    def __init__(
+        self,
+        folder: Path,
+        exact: bool = False,
+        device: str | torch.device = "cpu",
+        ue8m0: bool = False,
+    ) -> None:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        tensors = {
+            name: tensor.to(device)
+            for name, tensor in load_file(folder / "model.safetensors").items()
+        }
+        super().__init__(
+            tensors,
+            config["num_attention_heads"],
+            config["num_key_value_heads"],
+            config["head_dim"],
+            torch.float64 if exact else torch.float32,
+            unrounded if exact else bf16,
+            config["rms_norm_eps"],
+            config["rope_theta"],
+            ue8m0,
+        )
+        self.layers: int = config["num_hidden_layers"]
+        self.embedding = tensors["model.embed_tokens.weight"].to(self.dtype)
+        tied = config["tie_word_embeddings"]
+        self.head = self.embedding if tied else tensors["lm_head.weight"].to(self.dtype)
+
     @torch.inference_mode()
     def logits(self, tokens: list[int]) -> torch.Tensor:
         """Logits [tokens, vocabulary]: row i is what comes after token i."""
         x = self.embedding[tokens]
         for layer in range(self.layers):
-            prefix = f"model.layers.{layer}."
-            normed = self.norm(x, prefix + "input_layernorm")
-            x = self.round(x + self.attention(normed, prefix + "self_attn."))
-            normed = self.norm(x, prefix + "post_attention_layernorm")
-            x = self.round(x + self.mlp(normed, prefix + "mlp."))
+            x = self.layer(x, layer)
         return self.round(self.norm(x, "model.norm")) @ self.head.t()
 
     def greedy(self, prompt: list[int], count: int) -> list[int]:

@@ -35,12 +35,14 @@ def _weight(n: int, k: int, block: bool) -> tuple[torch.Tensor, torch.Tensor]:
     return weight, torch.full(shape, k**-0.5 / 60, device="cuda")
 
 
-def prepare(sizes: Sizes, block: bool, max_num_tokens: int) -> Entries:
+def prepare(
+    sizes: Sizes, block: bool, max_num_tokens: int, device: torch.device | str = "cuda:0"
+) -> Entries:
     """How each call of a layer is made; once for all numbers of tokens, as an engine does."""
     _, norm, qkv, _, rope_kv, quant, o, gate_up, silu, down = calls(sizes, block)
     wanted = (norm, qkv, rope_kv, quant, o, gate_up, silu, down)
-    device = torch.device("cuda", 0)
-    ids = plan.prepare([(OPS[name], dims) for name, dims in wanted], max_num_tokens, device)
+    where = torch.device(device)
+    ids = plan.prepare([(OPS[name], dims) for name, dims in wanted], max_num_tokens, where)
     names = ("norm", "qkv", "rope_kv", "quant", "o", "gate_up", "silu", "down")
     return {name: plan.entry(i) for name, i in zip(names, ids, strict=True)}
 
