@@ -6,15 +6,19 @@ from typing import Any
 import torch
 
 from benchmarks.heavy_tails import Tails
+from benchmarks.op_errors import quantise
 from helion_kernels import OPS
 from helion_kernels.accuracy import Expected
-from helion_kernels.fp8 import FP8, FP8_MAX, GROUP
+from helion_kernels.fp8 import FP8, GROUP
 from helion_kernels.sample import Random
 
 K = (4096, 12288, 25600)
 """Of the models: hidden size and intermediate size of 8B, the latter of 32B."""
 GEMMS = ("scaled_mm", "scaled_mm_blockwise")
 INPUTS = ("positive", "heavy", "heavy positive")
+WORST = 4 * 34 * 2.0**-13
+"""Of the sum of magnitudes, for any input: 0.017. A K tile of 128 takes four instructions, and each
+cuts up to 2^-13 of the largest off 32 products, the running sum, and the new one."""
 
 
 def arguments(
@@ -25,7 +29,8 @@ def arguments(
     positive: normal values without their signs, so that nothing cancels and what is lost adds up.
     heavy: heavy-tailed weights and activations with outlier channels, quantised as their format is:
     in a tile that has an outlier the other products are small beside the largest, to which all are
-    aligned. heavy positive: both.
+    aligned. heavy positive: both. spiked: near the worst case, a tile's first product 2^13 times as
+    large as the least that is not cut off whole, and the others just below that.
     """
     op = OPS[name]
     args = list(op.sample(op.dims(n, k), num_tokens, Random(device, seed)))
@@ -37,17 +42,16 @@ def arguments(
         edge = (GROUP, GROUP) if name == "scaled_mm_blockwise" else (1, k)
         weight, scale = quantise(tails.weight(n, k), *edge)
         args[2], args[4] = weight.t(), scale
+    if kind == "spiked":
+        for i, (first, rest) in ((1, (256.0, 1.0)), (2, (256.0, 7.5))):
+            spikes = torch.full((k,), rest, device=device)
+            spikes[::GROUP] = first
+            rows = spikes.to(FP8).repeat(num_tokens if i == 1 else n, 1)
+            args[i] = rows if i == 1 else rows.t()
     if kind.endswith("positive"):
         for i in (1, 2):
             args[i] = (args[i].view(torch.uint8) & 0x7F).view(FP8)
     return tuple(args)
-
-
-def quantise(x: torch.Tensor, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """x by blocks of rows x columns: (float8 of x's shape, float32 scales, one a block)."""
-    blocks = x.unflatten(1, (-1, columns)).unflatten(0, (-1, rows))
-    scale = blocks.abs().amax((1, 3), keepdim=True) / FP8_MAX
-    return (blocks / scale).to(FP8).reshape(x.shape), scale.squeeze((1, 3))
 
 
 def mean_error(expected: Expected, actual: tuple[Any, ...]) -> float:
