@@ -19,7 +19,7 @@ where vLLM can be imported and a GPU is there. Exit status 1: ours breaks a boun
 `helion_kernels/accuracy.py`, or in some layer is further from float64 than rounding alone by more
 than a factor of --limit.
 
-Most of the time goes into compiling kernels that no pack has; then a layer takes under a second.
+Kernels that no pack has are compiled first.
 """
 
 import argparse

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import op_errors, realistic, reference, stack_errors, step
+from benchmarks import op_errors, realistic, reference, stack_errors, step, stock
 from benchmarks.heavy_tails import MASSIVE, Tails
 from helion_kernels import OPS
 from helion_kernels.accuracy import expect, fresh_outputs
@@ -176,6 +176,28 @@ def test_stock_rotates_in_place():
     assert torch.equal(q, before[:, :256] * 2)
     assert torch.equal(k, before[:, 256:384] * 2)
     assert torch.equal(args[2], before)
+
+
+def in_place(name: str, dims: tuple) -> dict:
+    """Our kernels as stock's arms: what rotates leaves its queries in qkv and q_out alone."""
+    op = getattr(torch.ops.helion_kernels, name)
+
+    def rope(q_out, cache, slots, qkv, *rest):
+        def run() -> None:
+            op(rotated := torch.empty_like(q_out), cache, slots, qkv, *rest)
+            qkv[:, : q_out.shape[1]] = rotated
+
+        return run
+
+    return {"csrc": rope if "rope" in name else lambda *args: lambda: op(*args)}
+
+
+@pytest.mark.parametrize("block", [False, True], ids=["token", "block"])
+def test_stocks_calls_are_the_layers(block, monkeypatch):
+    monkeypatch.setattr(stock, "arms", in_place)
+    both = {"ours": arms(block), "stock": stack_errors.upstreams(realistic.TINY, block)}
+    for row in stack_errors.rows(both, realistic.TINY, 2, block, [9, 4], CPU, 0):
+        assert row["errors"]["ours"] == row["errors"]["stock"]
 
 
 @pytest.mark.parametrize("edges", [(1, 512), (1, 128), (128, 128)])
