@@ -39,7 +39,7 @@ def prepare(
     sizes: Sizes, block: bool, max_num_tokens: int, device: torch.device | str = "cuda:0"
 ) -> Entries:
     """How each call of a layer is made; once for all numbers of tokens, as an engine does."""
-    _, norm, qkv, _, rope_kv, quant, o, gate_up, silu, down = calls(sizes, block)
+    _, norm, qkv, _, rope_kv, _, quant, o, gate_up, silu, down = calls(sizes, block)
     wanted = (norm, qkv, rope_kv, quant, o, gate_up, silu, down)
     where = torch.device(device)
     ids = plan.prepare([(OPS[name], dims) for name, dims in wanted], max_num_tokens, where)

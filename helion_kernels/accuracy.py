@@ -17,6 +17,8 @@ The bounds, by what is compared:
   tiles adds nothing of that order. So it is for values as models have them, heavy tails and outlier
   channels included. Whatever they are it stays below 0.017: a product 2^13 times as large as the
   others hides its tile (tests/helion_kernels/accumulation.py).
+- attention's bf16: the unit roundoff, plus WEIGHTS x sum p |v|: the weights of values are bf16 for
+  the tensor core, as FlashAttention's.
 """
 
 from dataclasses import dataclass
@@ -33,6 +35,8 @@ UNIT_ROUNDOFF = 2.0**-8 * (1 + 2.0**-8)
 UNDERFLOW = 2.0**-134 * (1 + 2.0**-8)
 """Half the spacing of bf16 below its smallest normal number: there the roundoff is not relative."""
 NOISE = 1e-5
+WEIGHTS = 2.0**-9 * 1.125
+"""Half a step of bf16, and an eighth for the float32 arithmetic before it."""
 ACCUMULATION = {"cpu": 2.0**-20, "cuda": 2.0**-10}
 
 
@@ -41,7 +45,7 @@ class Expected:
     args: tuple[Any, ...]
     """The op's arguments after its reference ran; float8 and bf16 outputs unrounded, in float64."""
     magnitude: torch.Tensor | None
-    """GEMM: the sum of the products' magnitudes, scaled as the output."""
+    """GEMM, attention: the sum of the products' magnitudes, scaled as the output."""
 
 
 def copy_of(tensor: torch.Tensor) -> torch.Tensor:
@@ -67,7 +71,7 @@ def expect(op: Op, args: tuple[Any, ...]) -> Expected:
         if copies[i] is not None and not _residual(op, i):
             copies[i] = copies[i].double()
     op.reference(*copies)
-    return Expected(tuple(copies), _magnitude(op, args) if _is_gemm(op) else None)
+    return Expected(tuple(copies), _magnitude(op, args))
 
 
 def problems(
@@ -86,9 +90,10 @@ def problems(
         elif _residual(op, i):
             wrong = _over(got.double(), want.double(), torch.zeros_like(want, dtype=torch.double))
         elif expected.magnitude is not None:
-            if accumulation is None:
-                accumulation = ACCUMULATION[got.device.type]
-            bound = UNIT_ROUNDOFF * want.abs() + accumulation * expected.magnitude
+            lost = WEIGHTS
+            if _is_gemm(op):
+                lost = ACCUMULATION[got.device.type] if accumulation is None else accumulation
+            bound = UNIT_ROUNDOFF * want.abs() + lost * expected.magnitude
             wrong = _over(got.double(), want, bound + UNDERFLOW)
         else:
             noise = NOISE * want.abs().amax(-1, keepdim=True).clamp(max=1e3)
@@ -155,13 +160,21 @@ def _is_gemm(op: Op) -> bool:
     return {"a", "b", "scale_a", "scale_b"} <= {argument.name for argument in op.arguments}
 
 
-def _magnitude(op: Op, args: tuple[Any, ...]) -> torch.Tensor:
-    out, a, b, *scales = args
-    total = torch.empty_like(out, dtype=torch.float32)
-    op.reference(total, _absolute(a), _absolute(b), *scales)
+def _magnitude(op: Op, args: tuple[Any, ...]) -> torch.Tensor | None:
+    total = torch.empty_like(args[0], dtype=torch.float32)
+    if _is_gemm(op):
+        _, a, b, *scales = args
+        op.reference(total, _absolute(a), _absolute(b), *scales)
+    elif op.name == "paged_attention":
+        _, q, kv_cache, *rest = args
+        kv_cache = copy_of(kv_cache)
+        kv_cache.chunk(2, dim=-1)[1].abs_()
+        op.reference(total, q, kv_cache, *rest)
+    else:
+        return None
     return total
 
 
 def _absolute(x: torch.Tensor) -> torch.Tensor:
-    """|x|: the sign bit cleared. Keeps strides."""
+    """|x| of float8: the sign bit cleared. Keeps strides."""
     return copy_of(x).view(torch.uint8).bitwise_and_(0x7F).view(x.dtype)

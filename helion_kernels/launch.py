@@ -36,6 +36,17 @@ def _nothing(triton_source: str, args: Any, output_like: Any) -> None:
     """What `pdl` writes in Triton orders launches: nothing in Helion's interpreter."""
 
 
+def _dot(a: torch.Tensor, b: torch.Tensor, acc: Any = None, out_dtype: Any = None) -> Any:
+    """hl.dot in Helion's interpreter: PyTorch's bf16 products have no float32 sum on a CPU."""
+    if a.dtype != torch.bfloat16:
+        return _helion_dot(a, b, acc, out_dtype)
+    product = a.float() @ b.float()
+    return product if acc is None else acc + product
+
+
+_helion_dot = helion.language.dot._ref_fn
+helion.language.dot._ref_fn = _dot
+
 _SETTINGS: dict[str, Any] = {
     "static_shapes": False,
     # Never search at run time: configs come from `select`.

@@ -83,6 +83,8 @@ class Op:
     kernel_args: Callable[..., tuple[Any, ...]] = lambda *args: args
     serves: Callable[[Any, Config, int], bool] = lambda dims, config, num_tokens: True
     """Whether a config may serve up to num_tokens."""
+    most_tokens: int | None = None
+    """Beyond which no layer calls the op often enough to tune or time it."""
 
     @cached_property
     def arguments(self) -> list[torch.Argument]:

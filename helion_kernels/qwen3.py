@@ -25,6 +25,9 @@ MODELS = {
     "32b": Sizes(5120, 25600, 64, 8),
 }
 
+BLOCK_SIZE = 16
+"""Tokens of a block of the KV cache: vLLM's default with FlashAttention."""
+
 
 def read(checkpoint: str | Path) -> tuple[Sizes, bool]:
     """Sizes of a checkpoint folder, from its config.json, and whether its scales are per block.
@@ -73,6 +76,7 @@ def calls(sizes: Sizes, block: bool, tp: int = 1) -> list[tuple[str, tuple[Any, 
         (mm, (q_size + 2 * kv_size, hidden)),
         ("fused_qk_norm_rope", heads),
         ("fused_qk_norm_rope_kv_write", heads),
+        ("paged_attention", (*heads, BLOCK_SIZE)),
         (quant, (q_size,)),
         (mm, (hidden, q_size)),
         (mm, (2 * inner, hidden)),

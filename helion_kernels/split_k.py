@@ -18,8 +18,8 @@ WHOLE = 1 << 16
 """A part that is never split: larger than any K."""
 COUNTERS = (4, 2048)
 """Tiles of at least 16 tokens, tiles of N."""
-_COUNTED = COUNTERS[0] * COUNTERS[1]
-SIZE = _COUNTED + (1 << 22)
+COUNTED = COUNTERS[0] * COUNTERS[1]
+SIZE = COUNTED + (1 << 22)
 """Words of a workspace: 16 MiB of partial sums."""
 
 
@@ -44,7 +44,7 @@ def fits(n: int, k: int, num_tokens: int, block_n: int, part: int) -> bool:
     if splits == 1:
         return True
     small = num_tokens <= MAX_TOKENS and -(-n // block_n) <= COUNTERS[1]
-    return small and splits * n * num_tokens <= SIZE - _COUNTED
+    return small and splits * n * num_tokens <= SIZE - COUNTED
 
 
 def kernel_args(
@@ -53,7 +53,7 @@ def kernel_args(
 ) -> tuple[torch.Tensor, ...]:  # fmt: skip
     """A GEMM's arguments, its workspace as partial sums [parts, N, M] and int32 counters."""
     m, n = out.shape
-    room = (SIZE - _COUNTED) // (n * m)
-    partials = workspace.as_strided((room, n, m), (n * m, m, 1), _COUNTED)
-    arrived = workspace[:_COUNTED].view(torch.int32).view(COUNTERS)
+    room = (SIZE - COUNTED) // (n * m)
+    partials = workspace.as_strided((room, n, m), (n * m, m, 1), COUNTED)
+    arrived = workspace[:COUNTED].view(torch.int32).view(COUNTERS)
     return out, a, b, scale_a, scale_b, partials, arrived

@@ -29,7 +29,7 @@ def signature(op: Op, dims: tuple[Any, ...]) -> index.Signature:
                     name,
                     "tensor",
                     str(arg.dtype).removeprefix("torch."),
-                    tuple(_size(name, d, arg, sampled.num_tokens) for d in range(arg.dim())),
+                    tuple(_size(op, name, d, arg, sampled.num_tokens) for d in range(arg.dim())),
                     tuple(isinstance(s, int) and s == 1 for s in arg.stride()),
                     name in trace.WIDE,
                 )
@@ -39,8 +39,10 @@ def signature(op: Op, dims: tuple[Any, ...]) -> index.Signature:
     return index.Signature(op.name, tuple(dims), tuple(arguments))
 
 
-def _size(name: str, d: int, arg: torch.Tensor, num_tokens: torch.SymInt) -> int | str | None:
-    if (name, d) in trace.OPEN:
+def _size(
+    op: Op, name: str, d: int, arg: torch.Tensor, num_tokens: torch.SymInt
+) -> int | str | None:
+    if trace.is_open(op, name, d):
         return index.AT_MOST_NUM_TOKENS if trace.OPEN[name, d] else None
     size = arg.shape[d]
     return index.NUM_TOKENS if trace.is_num_tokens(size, num_tokens) else int(size)

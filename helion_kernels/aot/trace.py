@@ -21,12 +21,20 @@ from helion_kernels.op import Op
 from helion_kernels.sample import Symbolic
 
 OPEN = {
+    ("block_table", 1): None,
     ("cos_sin_cache", 0): None,
     ("kv_cache", 0): None,
     ("kv_cache", 2): None,
     ("slot_mapping", 0): "num_tokens",
 }
 """Sizes that neither num_tokens nor the static dims decide -> what they may not exceed."""
+
+
+def is_open(op: Op, argument: str, d: int) -> bool:
+    """Whether calls of op may differ in that size."""
+    decided = argument == "kv_cache" and d == 2 and "block_size" in op.dims._fields  # type: ignore[attr-defined]
+    return (argument, d) in OPEN and not decided
+
 
 WIDE = {"kv_cache"}
 """Tensors that kernels address in 64 bits; others must span less than 2^31 elements."""
@@ -94,7 +102,7 @@ def trace(op: Op, dims: tuple[Any, ...], function: Callable[..., None]) -> Trace
     make = _Symbols()
     traced = Trace(
         tuple(
-            make.tensor(i, name, arg, sampled.num_tokens)
+            make.tensor(i, op, name, arg, sampled.num_tokens)
             if isinstance(arg, torch.Tensor)
             else _marked(i, arg)
             for i, (name, arg) in enumerate(zip(names, args, strict=True))
@@ -126,11 +134,13 @@ class _Symbols:
         self.leaves[symbol] = kind, i, d
         return self.shapes.create_symintnode(symbol, hint=hint, source=source)
 
-    def tensor(self, i: int, name: str, like: torch.Tensor, num_tokens: torch.SymInt) -> Any:
+    def tensor(
+        self, i: int, op: Op, name: str, like: torch.Tensor, num_tokens: torch.SymInt
+    ) -> Any:
         sizes: list[Any] = []
         strides: list[Any] = []
         for d, (size, stride) in enumerate(zip(like.shape, like.stride(), strict=True)):
-            if (name, d) in OPEN:
+            if is_open(op, name, d):
                 sizes.append(self._symbol("size", i, d, hint_of(size)))
             elif is_num_tokens(size, num_tokens):
                 sizes.append(self.num_tokens)

@@ -54,7 +54,8 @@ def cases(
         inside = [n for n in sorted(set(tokens)) if _tier(n) == tier]
         shares = {n: _shares(counted, n) for n in inside}
         for name, dims in counted:
-            weights = {n: importance * shares[n][name, dims] for n in inside}
+            most = OPS[name].most_tokens or max(tokens)
+            weights = {n: importance * shares[n][name, dims] for n in inside if n <= most}
             place = tier if _rarity(name, dims) == 1.0 else len(TIERS)
             found += [
                 (place, -sum(weights.values()), Case(OPS[name], OPS[name].dims(*dims), n, weight))

@@ -73,15 +73,3 @@ def test_another_order_of_adding_is_noticed(calls) -> None:
     config["block_sizes"] = [*config["block_sizes"][:2], 512]
     tokens.call = launch.launcher(op, launch.build(launch.generate(op, dims, config), DEVICE))
     assert len(tokens.changed(list(range(TOKENS)))) > TOKENS // 2
-
-
-def test_another_sum_is_noticed(calls) -> None:
-    """cuBLAS leaves all of K to the tensor core's own accumulator."""
-    op, dims = OPS["scaled_mm"], OPS["scaled_mm"].dims(4096, 4096)
-    tokens = Tokens(op, dims, TOKENS, calls["scaled_mm", tuple(dims)], DEVICE)
-
-    def cublas(out, a, b, scale_a, scale_b, workspace):
-        out.copy_(torch._scaled_mm(a, b, scale_a, scale_b.t(), out_dtype=out.dtype))
-
-    tokens.call = cublas
-    assert len(tokens.changed(list(range(TOKENS)))) > TOKENS // 2

@@ -74,7 +74,8 @@ def test_every_kernel_equals_the_compiled_one(pack: native.Pack) -> None:
         specialised = launch.generate(op, dims, json.loads(key))
         compiled = launch.launcher(op, launch.build(specialised, DEVICE))
         number = native_plan(pack, op, dims, key)
-        for seed, num_tokens in enumerate(TOKENS):
+        served = [n for n in TOKENS if op.serves(dims, json.loads(key), n)]
+        for seed, num_tokens in enumerate(served):
             args = sample(op, dims, num_tokens, seed)
             one, other = fresh_outputs(op, args), fresh_outputs(op, args)
             compiled(*one)

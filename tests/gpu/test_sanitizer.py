@@ -36,7 +36,8 @@ def watch(program: str, tool: str, name: str) -> Result:
     command = [program, "--tool", tool, *TOOLS[tool], "--error-exitcode", str(FOUND)]
     # Not the compilers that Triton calls.
     command += ["--target-processes", "application-only"]
-    path = os.pathsep.join([str(ROOT), str(HERE), str(HERE.with_name("helion_kernels"))])
+    ours = [str(ROOT), str(HERE), str(HERE.with_name("helion_kernels"))]
+    path = os.pathsep.join([*ours, os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
         [*command, sys.executable, str(HERE / "one_launch.py"), name],
         stdout=subprocess.PIPE,

@@ -16,7 +16,8 @@ from helion_kernels.op import Op
 from helion_kernels.sample import Random
 
 PER_TOKEN = {
-    "out", "q_out", "k_out", "input", "residual", "scale", "qkv", "positions", "a", "scale_a"
+    "out", "q_out", "k_out", "input", "residual", "scale", "qkv", "positions", "a", "scale_a",
+    "q", "block_table", "seq_lens",
 }  # fmt: skip
 """Arguments that have a row for each token."""
 PER_STEP = ("kv_cache", "slot_mapping")
@@ -60,7 +61,7 @@ class Tokens:
         """Bits of each output, a row for each token of batch."""
         chosen = torch.tensor(batch, device=self.args[0].device)
         args = list(self.args)
-        if PER_STEP[0] in self.names:
+        if PER_STEP[1] in self.names:
             fresh = self.sample(len(batch))
             for i in map(self.names.index, PER_STEP):
                 args[i] = fresh[i]
