@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Deflate as far as it goes, for wheels that are meant to be small.
 
-By libdeflate at its level 12: 5 % less than zlib's level 6 over what is no device code, and level 9
-of zlib's saves 1 % only. zopfli would save another 0.2 %, at thirty times the time.
+By libdeflate at its level 12: 4 % less than zlib's level 6 over the 38 MB of the Hopper wheel that
+are no device code. Of vllm-rs's code zlib's level 9 saves 0.5 %, this 3.4 %, and zopfli would save
+0.2 % more at ten to twenty times the time.
 """
 
 import zlib

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cut the symbol table off a linked ELF file, as ``strip`` does: 2.4 MB of the wheel for Hopper.
+"""Cut the symbol table off a linked ELF file, as ``strip`` does: 2.8 MB of the wheel for Hopper.
 
 The loader reads the dynamic symbols, which stay, as does all that is loaded; of 42.8 MB of vllm-rs
 7 are names for debuggers. What is cut costs those names in native backtraces, and nothing else.
