@@ -31,6 +31,11 @@ class Build:
         """The wheel's tag, that of the wheel whose Python tree is used."""
         return wheel.tag(self.upstream.wheels["cuda"].file)
 
+    @property
+    def pruned(self) -> bool:
+        """Whether this is a wheel for some architectures alone, made as small as it can be."""
+        return self.variant == "cuda" and bool(self.arches)
+
     def foundation(self) -> Tree:
         """Upstream's files, with its dist-info."""
         return variant.foundation(self.upstream, self.variant)
@@ -48,7 +53,7 @@ class Build:
         patch.apply(patches, tree)
         overlay.lay(self.root, tree)
         tree.update(compiled)
-        if self.variant == "cuda":
+        if self.pruned:
             prune.prune_tree(tree, self.arches)
         if _VERSION_FILE not in tree:
             raise BuildError(f"upstream has no {_VERSION_FILE}; port distribution/build.py to it")
@@ -82,4 +87,4 @@ def build_wheel(build: Build, folder: Path) -> Path:
     """Build the wheel into ``folder``."""
     foundation = build.foundation()
     files = build.files(foundation, build.compiled())
-    return wheel.write(folder, files, build.dist_info(foundation), build.tag)
+    return wheel.write(folder, files, build.dist_info(foundation), build.tag, build.pruned)

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 from .errors import BuildError
 
-_SECTION = struct.Struct("<IIQQQQIIQQ")
+SECTION = struct.Struct("<IIQQQQIIQQ")
+"""A section header: name, type, flags, address, offset, size, link, info, alignment, entry size."""
+TABLE_AT, COUNT_AT = 0x28, 0x3C
+"""Where the file header has the place of the section headers, and their number; behind that number
+is the index of the section with their names."""
 _DYNAMIC = struct.Struct("<qQ")
 _DT_NEEDED = 1
 _SHT_NOBITS = 8
@@ -21,6 +25,8 @@ class Section:
     offset: int
     size: int
     link: int
+    type: int
+    flags: int
 
 
 def is_elf(data: bytes) -> bool:
@@ -33,12 +39,12 @@ def sections(data: bytes | bytearray, name: str) -> list[Section]:
     try:
         if data[:6] != b"\x7fELF\x02\x01":
             raise ValueError("no 64-bit little-endian ELF file")
-        (table,) = struct.unpack_from("<Q", data, 0x28)
+        (table,) = struct.unpack_from("<Q", data, TABLE_AT)
         entry_size, count, names = struct.unpack_from("<HHH", data, 0x3A)
-        entries = [_SECTION.unpack_from(data, table + i * entry_size) for i in range(count)]
+        entries = [SECTION.unpack_from(data, table + i * entry_size) for i in range(count)]
         if any(e[1] != _SHT_NOBITS and e[4] + e[5] > len(data) for e in entries):
             raise ValueError("a section reaches past the end of the file")
-        return [Section(_string(data, entries[names][4] + e[0]), e[4], e[5], e[6]) for e in entries]
+        return [Section(_string(data, entries[names][4] + e[0]), *e[4:7], *e[1:3]) for e in entries]
     except (struct.error, ValueError, IndexError) as error:
         raise BuildError(f"{name}: {error}; fetch upstream's wheel anew") from None
 

@@ -68,7 +68,7 @@ def without_dist_info(tree: Tree) -> Tree:
     return {name: m for name, m in tree.items() if not name.split("/")[0].endswith(".dist-info")}
 
 
-def write(folder: Path, files: Tree, info: Tree, wheel_tag: str) -> Path:
+def write(folder: Path, files: Tree, info: Tree, wheel_tag: str, small: bool = False) -> Path:
     """Write the wheel of ``files`` and the dist-info ``info`` into ``folder``."""
     info_folder = next(iter(info)).split("/")[0]
     path = folder / f"{info_folder.removesuffix('.dist-info')}-{wheel_tag}.whl"
@@ -79,6 +79,6 @@ def write(folder: Path, files: Tree, info: Tree, wheel_tag: str) -> Path:
             for name, m in (files | info).items()
         }
         name = f"{info_folder}/RECORD"
-        archive.write(path, tree | {name: record(tree, name)})
+        archive.write(path, tree | {name: record(tree, name)}, small)
         details += [path.name, f"{len(tree) + 1} files", megabytes(path.stat().st_size)]
     return path

@@ -10,7 +10,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from distribution import prune
+from distribution import fatbin as fatbin_format
 from distribution.tree import record_digest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,7 +68,7 @@ def fatbin(*containers: list[tuple[int, int, int, bytes]]) -> bytes:
             struct.pack_into("<I", header, 0x1C, arch)
             struct.pack_into("<Q", header, 0x28, flags)
             body += bytes(header) + payload
-        section += struct.pack("<IHHQ", prune.MAGIC, 1, 16, len(body)) + body
+        section += struct.pack("<IHHQ", fatbin_format.MAGIC, 1, 16, len(body)) + body
     return section
 
 

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from miniature import DEVICE_CODE, elf, fatbin
 
 from distribution import elf as elf_reader
+from distribution import fatbin as fatbin_format
 from distribution import prune
 from distribution.errors import BuildError
-from distribution.prune import CUBIN, PTX
+from distribution.fatbin import CUBIN, PTX
 
 PLAIN, ARCH, FAMILY = 0x8011, 0x108011, 0x1208011
 ENTRIES = st.lists(
@@ -32,7 +33,7 @@ NAMES = st.lists(st.sampled_from(["8.0", "8.9", "9.0a", "9.0a+PTX", "10.0", "12.
 
 def listed(data: bytes) -> list[list[tuple[int, int, int]]]:
     """Kind, architecture and flags of the entries in every container."""
-    found = prune.containers(data, "a.so")
+    found = fatbin_format.containers(data, "a.so")
     return [[(e.kind, e.arch, e.flags) for e in container.entries] for container in found]
 
 
@@ -76,7 +77,7 @@ def test_several_architectures_keep_the_order() -> None:
 def test_layout_and_everything_outside_the_section_stay() -> None:
     data = elf(["libcudart.so.13"], DEVICE_CODE)
     result, report = pruned(data, "9.0a")
-    (section,) = [s for s in elf_reader.sections(data, "a.so") if s.name == prune.SECTION]
+    (section,) = [s for s in elf_reader.sections(data, "a.so") if s.name == fatbin_format.SECTION]
     end = section.offset + section.size
     assert len(result) == len(data)
     assert (result[: section.offset], result[end:]) == (data[: section.offset], data[end:])
@@ -90,7 +91,10 @@ def test_any_section(containers: list, names: list[str]) -> None:
     data = elf([], fatbin(*containers))
     result, report = pruned(data, *names)
     assert len(result) == len(data)
-    before, left = list(prune.containers(data, "a")), list(prune.containers(result, "a"))
+    before, left = (
+        list(fatbin_format.containers(data, "a")),
+        list(fatbin_format.containers(result, "a")),
+    )
     assert [c.start for c in left] == [c.start for c in before]
     for container, origin in zip(left, before, strict=True):
         payloads = [data[e.start : e.end] for e in origin.entries]

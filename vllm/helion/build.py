@@ -49,7 +49,7 @@ def check_architecture() -> None:
     if capability is None:
         return
     have = f"{capability.major}.{capability.minor}"
-    if have not in {arch.rstrip("af") for arch in kept}:
+    if have not in {arch.removesuffix("+PTX").rstrip("af") for arch in kept}:
         raise RuntimeError(
             f"this vllm wheel was built for compute capability {', '.join(kept)} only and this GPU "
             f"is {have}: install a wheel built for it (VLLM_HELION_CUDA_ARCH_LIST={have}, or unset)"
