@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """paged_attention: attention of a decode step, one query token a sequence, over the paged KV cache.
 
-    out[s, h] = sum_t p[t] v[s, t, h // G],  p = softmax_t(softmax_scale * q[s, h] . k[s, t, h // G])
+    out[s, h] = sum_t p[t] v[s, t, h // G]
+    p[t] = softmax_t(softmax_scale * q[s, h] . k[s, t, h // G])
 
 over the t < seq_lens[s] tokens of sequence s, whose keys and values are
 kv_cache[block_table[s, t // block_size], h // G, t % block_size, 0:D] and [..., D:2D]. A sequence

@@ -5,13 +5,15 @@
     model_info.py what upstream asks a model before it loads it
     served.py     which models and layers we serve, and the reason where we do not
     layer.py      the decoder layer as ten calls
+    graphs.py     CUDA graphs of decode steps, in which attention is ours
     fp8.py        the two FP8 formats: what a linear layer and an activation are in each
     prepare.py    after loading: a launcher for everything that the model can call
     report.py     the start-up table
     cli.py        `vllm helion status`, `vllm helion tune` and `vllm helion pack`
 
-The patches call three names: `serve` (Qwen3DecoderLayer), `prepare` (Worker.load_model) and the
-module `cli`. Imports are lazy: this package is imported in every process, the API server's too.
+The patches call four names: `serve` (Qwen3DecoderLayer), `prepare` (Worker.load_model) and the
+modules `graphs` (CudaGraphManager) and `cli`. Imports are lazy: this package is imported in every
+process, the API server's too.
 """
 
 from typing import TYPE_CHECKING

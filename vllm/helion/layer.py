@@ -11,6 +11,7 @@ from vllm.config import get_current_vllm_config
 from vllm.config.compilation import CompilationMode
 from vllm.distributed import tensor_model_parallel_all_reduce
 from vllm.forward_context import get_forward_context
+from vllm.helion import graphs, switches
 from vllm.helion.fp8 import HelionLinearMethod, format_of
 from vllm.platforms import current_platform
 
@@ -62,20 +63,26 @@ class HelionDecoderLayer:
         self.qkv_mm = Call(format.scaled_mm, self.q_size + 2 * self.kv_size, hidden)
         self.qk_norm_rope = Call("fused_qk_norm_rope", *heads)
         self.qk_norm_rope_kv_write = Call("fused_qk_norm_rope_kv_write", *heads)
+        block_size = get_current_vllm_config().cache_config.block_size
+        self.paged_attention = Call("paged_attention", *heads, block_size)
         self.attn_quant = Call(format.quant, self.q_size)
         self.o_mm = Call(format.scaled_mm, hidden, self.q_size)
         self.gate_up_mm = Call(format.scaled_mm, 2 * self.intermediate, hidden)
         self.silu_and_mul_quant = Call(format.silu_and_mul_quant, self.intermediate)
         self.down_mm = Call(format.scaled_mm, hidden, self.intermediate)
         self.writes_kv = _writes_kv(self.attn)
+        self.attends = self.writes_kv and _attends(self.attn, block_size)
+        if self.attends:
+            graphs.use()
         self.workspace: torch.Tensor | None = None
         """Of the GEMMs; set by prepare."""
 
     @property
     def calls(self) -> list[Call]:
         """Every op that this layer can call."""
-        skipped = None if self.writes_kv else self.qk_norm_rope_kv_write
-        return [c for c in vars(self).values() if isinstance(c, Call) and c is not skipped]
+        skipped = [] if self.writes_kv else [self.qk_norm_rope_kv_write]
+        skipped += [] if self.attends else [self.paged_attention]
+        return [c for c in vars(self).values() if isinstance(c, Call) and c not in skipped]
 
     def __call__(
         self, positions: torch.Tensor, hidden_states: torch.Tensor, residual: torch.Tensor | None
@@ -132,8 +139,15 @@ class HelionDecoderLayer:
         )
         slots = self._slot_mapping() if self.writes_kv else None
         if slots is not None:
-            self.qk_norm_rope_kv_write(q, self.attn.kv_cache, slots, *inputs)
-            return self.attn(q, None, None)
+            cache = self.attn.kv_cache
+            self.qk_norm_rope_kv_write(q, cache, slots, *inputs)
+            metadata = self._decode_metadata(q, cache) if self.attends else None
+            if metadata is None:
+                return self.attn(q, None, None)
+            out = torch.empty_like(q)
+            sequences = (metadata.block_table, metadata.seq_lens, self.attn.impl.scale)
+            self.paged_attention(out, q, cache, *sequences, self.workspace)
+            return out
         k = qkv.new_empty((qkv.shape[0], self.kv_size))
         self.qk_norm_rope(q, k, *inputs)
         return self.attn(q, k, qkv[:, self.q_size + self.kv_size :])
@@ -142,6 +156,17 @@ class HelionDecoderLayer:
         """Where this step's tokens go in the KV cache; None while memory is profiled."""
         mapping = get_forward_context().slot_mapping
         return mapping.get(self.attn.layer_name) if isinstance(mapping, dict) else None
+
+    def _decode_metadata(self, q: torch.Tensor, cache: torch.Tensor) -> Any:
+        """FlashAttention's metadata of a step that `paged_attention` may serve; else None."""
+        metadata = get_forward_context().attn_metadata[self.attn.layer_name]
+        serves = (
+            graphs.is_decode(metadata)
+            and not metadata.use_cascade
+            and len(metadata.seq_lens) == len(q)
+            and cache.shape[2] == self.paged_attention.dims[-1]
+        )
+        return metadata if serves else None
 
 
 def _writes_kv(attn: nn.Module) -> bool:
@@ -154,4 +179,22 @@ def _writes_kv(attn: nn.Module) -> bool:
         and not attn.calculate_kv_scales
         # A compiled graph may not read the forward context: there upstream's own op writes.
         and vllm_config.compilation_config.mode == CompilationMode.NONE
+    )
+
+
+def _attends(attn: nn.Module, block_size: int) -> bool:
+    """Whether our attention may serve decode steps: plain causal attention over all tokens."""
+    impl = attn.impl
+    plain = (
+        impl.sliding_window == (-1, -1)
+        and impl.alibi_slopes is None
+        and not impl.logits_soft_cap
+        and impl.sinks is None
+    )
+    # With batch invariance a token beside a prompt must get the bits that it gets in a decode step.
+    return (
+        plain
+        and block_size & (block_size - 1) == 0
+        and switches.attention()
+        and not switches.batch_invariant()
     )

@@ -13,6 +13,10 @@ SWITCHES = {
         "1",
         "0: no kernel starts before the one ahead of it has ended (programmatic dependent launch)",
     ),
+    "VLLM_HELION_ATTENTION": (
+        "1",
+        "0: decode steps keep upstream's attention, as steps with prompts always do",
+    ),
     "VLLM_HELION_UE8M0": (
         "0",
         "1: block FP8 weights get scales that are powers of two, as upstream has them for DeepGEMM",
@@ -32,6 +36,11 @@ def enabled() -> bool:
 def pdl() -> bool:
     """Whether kernels that are made for it may start while the one ahead of them still runs."""
     return _on("VLLM_HELION_PDL")
+
+
+def attention() -> bool:
+    """Whether decode steps run our attention."""
+    return _on("VLLM_HELION_ATTENTION")
 
 
 def ue8m0() -> bool:
