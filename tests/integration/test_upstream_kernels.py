@@ -17,7 +17,7 @@ from triton.runtime.jit import MockTensor
 
 import vllm
 from helion_kernels.aot.target import TARGETS, pretend
-from vllm.helion.upstream import background, kernel, make, pack
+from vllm.helion.upstream import background, kernel, make, pack, record
 from vllm.helion.upstream.kernel import Kernel
 
 PROGRAM = Path(__file__).with_name("upstream_program.py")
@@ -229,3 +229,27 @@ def test_packs_are_the_same_wherever_they_are_made(engine):
     engine.cache("at another build")
     pack.write(map(make.compile_one, reversed(kernel.read())), engine.file)
     assert engine.file.read_bytes() == first
+
+
+def test_what_triton_says_of_a_kernel_is_recorded_as_that_kernel(engine):
+    for each in (WARM_UP, REQUEST):
+        data = each.preload_data(engine.module.double)
+        assert record.described(data, each.warm_up) == each
+
+
+def test_a_recording_is_read_as_it_was_written(tmp_path):
+    file = tmp_path / "kernels.json"
+    file.write_text(record.to_json([WARM_UP, REQUEST, WARM_UP], {"vllm": "0.26.0"}))
+    assert kernel.read(file) == [WARM_UP, REQUEST, WARM_UP]
+
+
+def test_a_new_recording_keeps_what_other_requests_need():
+    again = Kernel(REQUEST.function, REQUEST.arguments, REQUEST.options, warm_up=True)
+    assert record.merge([WARM_UP, WARM_UP], [again, REQUEST]) == [WARM_UP, REQUEST]
+    assert record.merge([again], [WARM_UP, REQUEST]) == [again]
+
+
+def test_the_shipped_recording_is_in_the_recorder_s_form():
+    facts = json.loads(kernel.RECORDED.read_text())
+    del facts["kernels"]
+    assert kernel.RECORDED.read_text() == record.to_json(kernel.read(), facts)
