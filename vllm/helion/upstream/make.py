@@ -16,6 +16,7 @@ import os
 import sys
 import time
 import types
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -109,8 +110,8 @@ def compile_one(kernel: Any) -> Any:
     return pack.Built(identity, compiled.asm["cubin"], metadata)
 
 
-def make(tree: Path, target: str, out: Path, workers: int) -> None:
-    """Write out; progress on stderr."""
+def make(tree: Path, target: str, out: Path, workers: int, only: Sequence[str] = ()) -> None:
+    """Write out; progress on stderr. only: the names of functions, none for all."""
     from triton import knobs
 
     from helion_kernels.aot.make import cache_folder
@@ -123,7 +124,8 @@ def make(tree: Path, target: str, out: Path, workers: int) -> None:
     knobs.compilation.disable_line_info = True
     knobs.cache.dir = str(cache_folder() / "triton")
     started = time.monotonic()
-    kernels = kernel.read()
+    names = [(each, each.function.rpartition(".")[2]) for each in kernel.read()]
+    kernels = [each for each, name in names if not only or name in only]
     with pretend(TARGETS[target]), ThreadPoolExecutor(workers) as pool:
         tasks = [pool.submit(compile_one, each) for each in kernels]
         for done, _ in enumerate(as_completed(tasks), 1):
@@ -146,9 +148,10 @@ def main() -> None:
     parser.add_argument("--target", default="sm_90")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N")
+    parser.add_argument("--only", nargs="+", default=(), metavar="FUNCTION", help="for trials")
     options = parser.parse_args()
     sys.path[0] = str(ROOT)  # not this folder, whose modules are of a package
-    make(options.tree, options.target, options.out, options.jobs)
+    make(options.tree, options.target, options.out, options.jobs, options.only)
 
 
 if __name__ == "__main__":
