@@ -19,8 +19,9 @@ environment:
   VLLM_HELION_CUDA_ARCH_LIST=9.0a  keep device code for these architectures only
                                    (several: 9.0a;10.0); 9.0a+PTX also keeps older PTX where
                                    nothing else would run
-  VLLM_HELION_PACKS=0              no machine code for our kernels in the cuda wheel: they are
-                                   compiled when the engine starts, the build needs no PyTorch
+  VLLM_HELION_PACKS=0              no machine code for our kernels, nor for upstream's Triton
+                                   kernels, in the cuda wheel: they are compiled when the engine
+                                   starts, the build needs no PyTorch
   PIP_INDEX_URL, PIP_FIND_LINKS …  where pip fetches upstream's wheels from
   XDG_CACHE_HOME                   vllm-helion/ in it keeps the fetched wheels
 
@@ -63,9 +64,10 @@ def overlay_tree(options: argparse.Namespace) -> int:
 
 
 def compile_here(options: argparse.Namespace) -> int:
-    """Compile the dispatcher and, for cuda, packs into helion_kernels/ of this checkout, where an
-    editable installation and ``overlay`` find them."""
-    place(ROOT, configured(device=options.variant).compiled())
+    """Compile the dispatcher and, for cuda, packs of our kernels and of upstream's into this
+    checkout, where an editable installation and ``overlay`` find them."""
+    build = configured(device=options.variant)
+    place(ROOT, build.compiled(build.foundation()))
     return 0
 
 

@@ -5,7 +5,18 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import metadata, native, overlay, packs, patch, prune, variant, version, wheel
+from . import (
+    metadata,
+    native,
+    overlay,
+    packs,
+    patch,
+    prune,
+    upstream_kernels,
+    variant,
+    version,
+    wheel,
+)
 from . import upstream as upstream_toml
 from .errors import BuildError
 from .tree import Data, Tree
@@ -40,11 +51,14 @@ class Build:
         """Upstream's files, with its dist-info."""
         return variant.foundation(self.upstream, self.variant)
 
-    def compiled(self) -> Tree:
-        """The dispatcher and, for GPUs, packs of kernels; compiled now."""
-        return native.library(self.root) | (
-            packs.make(self.root, self.arches) if self.variant == "cuda" else {}
-        )
+    def compiled(self, foundation: Tree) -> Tree:
+        """The dispatcher and, for GPUs, packs of kernels, ours and upstream's; compiled now."""
+        tree = native.library(self.root)
+        if self.variant == "cuda":
+            tree |= packs.make(self.root, self.arches)
+            # Unpatched: no patch touches their files (tests/distribution/test_compiled.py).
+            tree |= upstream_kernels.make(self.root, foundation, self.arches)
+        return tree
 
     def files(self, foundation: Tree, compiled: Tree) -> Tree:
         """What is installed beside the dist-info: upstream patched, overlaid, pruned; compiled."""
@@ -86,5 +100,5 @@ def configured(root: Path = ROOT, device: str | None = None) -> Build:
 def build_wheel(build: Build, folder: Path) -> Path:
     """Build the wheel into ``folder``."""
     foundation = build.foundation()
-    files = build.files(foundation, build.compiled())
+    files = build.files(foundation, build.compiled(foundation))
     return wheel.write(folder, files, build.dist_info(foundation), build.tag, build.pruned)

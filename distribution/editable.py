@@ -44,7 +44,7 @@ def unpack_tree(root: Path, variant: str, files: Tree) -> Path:
 
 
 def place(root: Path, compiled: Tree) -> None:
-    """Put what was compiled where the repository's own helion_kernels/ looks for it."""
+    """Put what was compiled where the repository's own helion_kernels/ and vllm/ look for it."""
     for name, member in compiled.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,8 +2,8 @@
 """Turn an unpacked stock vLLM into ours where it lies: ``python -m distribution overlay``.
 
 For tests against an installed tree; what is neither ours nor patched is left untouched. The
-dispatcher and packs are those that lie in helion_kernels/ (``python -m distribution compile``);
-the dispatcher is compiled where there is none.
+dispatcher and packs are those that lie in the checkout (``python -m distribution compile``); the
+dispatcher is compiled where there is none.
 """
 
 import csv

@@ -13,7 +13,7 @@ from .progress import step
 from .tree import OnDisk, Tree
 
 KERNELS = "helion_kernels"
-_COMPILED = (".so", ".pack")
+_COMPILED = (".so", ".pack", ".zip")
 
 
 def read(root: Path, package: str) -> Tree:
@@ -30,8 +30,13 @@ def read(root: Path, package: str) -> Tree:
 
 def compiled(root: Path) -> Tree:
     """The dispatcher and the packs that lie in the repository (``distribution compile``)."""
-    paths = (path for suffix in _COMPILED for path in sorted((root / KERNELS).rglob(f"*{suffix}")))
-    return {path.relative_to(root).as_posix(): OnDisk(path) for path in paths}
+    folders = (root / KERNELS, root / "vllm")
+    paths = (path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file())
+    return {
+        path.relative_to(root).as_posix(): OnDisk(path)
+        for path in paths
+        if path.suffix in _COMPILED
+    }
 
 
 def _hidden(part: str) -> bool:

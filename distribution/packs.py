@@ -2,7 +2,7 @@
 """Packs: the tuned kernels as machine code, for the cuda wheel. Compiled with no GPU present.
 
 Needs PyTorch, Triton and Helion at build time (upstream.toml, ``requires.pack``). Left out by
-VLLM_HELION_PACKS=0: the engine then compiles at its start.
+VLLM_HELION_PACKS=0: the engine then compiles at its start. Upstream's: ``upstream_kernels.py``.
 """
 
 import os

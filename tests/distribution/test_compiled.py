@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from miniature import ROOT, World
 
-from distribution import backend, native, packs
+from distribution import backend, native, packs, upstream_kernels
 from distribution.errors import BuildError
+from distribution.tree import Data
 
 
 @pytest.mark.parametrize(
@@ -57,3 +58,39 @@ def test_packs_are_made_for_the_architectures_asked_for(
         packs.make(world.root, [])
     monkeypatch.setenv(packs.SWITCH, "0")
     assert packs.make(world.root, []) == {}
+
+
+MAKER = """
+import sys; from pathlib import Path
+_, _, tree, _, target, _, out = sys.argv
+Path(out).write_text(" ".join([target, *(p.read_text() for p in Path(tree).rglob("*.py"))]))
+"""
+
+
+def test_upstream_s_kernels_are_made_of_upstream_s_files(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upstream = {"vllm/a.py": Data(b"a"), "vllm/other.py": Data(b"other")}
+    assert upstream_kernels.make(world.root, upstream, []) == {}
+    folder = world.root / upstream_kernels.FOLDER
+    folder.mkdir()
+    (folder / "kernels.json").write_text(
+        '{"kernels": [{"function": "vllm.a.f"}, {"function": "vllm.gone.g"}]}'
+    )
+    (folder / "make.py").write_text(MAKER)
+    made = upstream_kernels.make(world.root, upstream, ["9.0a", "10.0"])
+    name = "vllm/helion/upstream/sm_90.zip"
+    assert {path: member.read() for path, member in made.items()} == {name: b"sm_90 a"}
+    assert upstream_kernels.make(world.root, upstream, ["10.0"]) == {}
+    (folder / "make.py").write_text("raise SystemExit('a reason')")
+    with pytest.raises(BuildError, match=f"sm_90 do not compile.*{packs.SWITCH}=0"):
+        upstream_kernels.make(world.root, upstream, [])
+    monkeypatch.setenv(packs.SWITCH, "0")
+    assert upstream_kernels.make(world.root, upstream, []) == {}
+
+
+def test_no_patch_touches_a_file_with_kernels() -> None:
+    """The build compiles them as upstream has them."""
+    patched = "".join(path.read_text() for path in (ROOT / "patches").glob("*.patch"))
+    assert "+++ b/vllm/v1/worker/gpu_worker.py" in patched
+    assert not [name for name in upstream_kernels.modules(ROOT) if f"+++ b/{name}" in patched]

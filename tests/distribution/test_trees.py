@@ -90,7 +90,11 @@ def test_what_was_compiled_goes_into_the_tree_and_not_into_a_wheel(
     world: World, stock: Path
 ) -> None:
     """A wheel's is compiled with it: what lies about may be older than its sources."""
-    compiled = ("helion_kernels/helion_kernels_native.so", "helion_kernels/packs/sm_90.pack")
+    compiled = (
+        "helion_kernels/helion_kernels_native.so",
+        "helion_kernels/packs/sm_90.pack",
+        "vllm/helion/upstream/sm_90.zip",
+    )
     for name in compiled:
         path = world.root / name
         path.parent.mkdir(exist_ok=True)

@@ -9,6 +9,7 @@
     fp8.py        the two FP8 formats: what a linear layer and an activation are in each
     prepare.py    after loading: a launcher for everything that the model can call
     report.py     the start-up table
+    upstream/     upstream's own Triton kernels, made ready while weights load
     cli.py        `vllm helion status`, `vllm helion tune` and `vllm helion pack`
 
 The patches call four names: `serve` (Qwen3DecoderLayer), `prepare` (Worker.load_model) and the

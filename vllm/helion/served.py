@@ -106,7 +106,12 @@ def serve(layer: nn.Module, prefix: str) -> "HelionDecoderLayer | None":
         _refused.setdefault(reason, []).append(prefix)
         return None
     from vllm.helion.layer import HelionDecoderLayer
+    from vllm.platforms import current_platform
 
+    if current_platform.is_cuda():
+        from vllm.helion.upstream import background
+
+        background.start()
     return HelionDecoderLayer(layer)
 
 

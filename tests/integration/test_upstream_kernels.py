@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Upstream's Triton kernels, made ready beforehand: the recorded ones, packs, and the threads."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+import torch
+import triton
+from triton import knobs
+from triton.runtime.jit import MockTensor
+
+import vllm
+from helion_kernels.aot.target import TARGETS, pretend
+from vllm.helion.upstream import background, kernel, make, pack, record
+from vllm.helion.upstream.kernel import Kernel
+
+PROGRAM = Path(__file__).with_name("upstream_program.py")
+MODULE = "vllm_kernels_of_a_test"
+SOURCE = """
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def twice(x):
+    return x * 2
+
+
+@triton.jit(do_not_specialize=["n"])
+def double(out, n, stride, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * stride + tl.arange(0, BLOCK)
+    tl.store(out + i, twice(tl.load(out + i, mask=i < n)), mask=i < n)
+"""
+ARGUMENTS = {"out": "*fp32:16", "n": "i32", "stride": "i32:16", "BLOCK": 64}
+WARM_UP = Kernel(f"{MODULE}.double", ARGUMENTS, {}, warm_up=True)
+REQUEST = Kernel(f"{MODULE}.double", ARGUMENTS | {"stride": "i32"}, {"num_warps": 1}, warm_up=False)
+
+
+def test_every_recorded_kernel_is_upstreams_and_its_launch_finds_it():
+    tree = Path(vllm.__file__).parents[1]
+    rows = json.loads(_run(str(PROGRAM), str(tree), make.__file__))
+    assert len(rows) == len(kernel.read()) > 30
+    assert [row for row in rows if row[1:] != [True, 1]] == []
+
+
+CHEAP = ("_min_p_kernel", "_gather_block_tables_kernel", "_topk_log_softmax_kernel")
+
+
+@pytest.fixture(scope="module")
+def launches(tmp_path_factory):
+    """Runs upstream_launches.py with a pack: its counts."""
+    if (compiler := shutil.which("gcc")) is None:
+        pytest.skip("Triton's launchers need gcc")
+    folder = tmp_path_factory.mktemp("driver")
+    source = Path(__file__).with_name("fake_libcuda.c")
+    library = folder / "libcuda.so.1"
+    command = [compiler, "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", library, source]
+    subprocess.run(command, check=True)
+
+    def run(packed: Path):
+        settings = {
+            "LD_LIBRARY_PATH": str(folder),
+            "TRITON_LIBCUDA_PATH": str(folder),
+            "TRITON_CACHE_DIR": str(folder / packed.stem),
+        }
+        program = str(Path(__file__).with_name("upstream_launches.py"))
+        return json.loads(_run(program, str(packed), *CHEAP, settings=settings).splitlines()[-1])
+
+    return run
+
+
+def _run(*arguments: str, settings: dict[str, str] | None = None) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env=os.environ | (settings or {}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_upstream_s_launches_find_what_the_pack_has(launches, tmp_path):
+    packed, tree = tmp_path / "packed.zip", Path(vllm.__file__).parents[1]
+    _run(make.__file__, "--tree", str(tree), "--out", str(packed), "--only", *CHEAP)
+    kernels, launched, before, after = launches(packed)
+    assert kernels == launched == 9
+    assert before == [0, True, 0, 0]  # launchers compiled, nothing else, and no module loaded
+    assert after == [0, False, 9, 9]
+
+
+def test_upstream_s_launches_find_what_the_threads_compiled(launches, tmp_path):
+    kernels, launched, before, after = launches(tmp_path / "none.zip")
+    assert (kernels, launched) == (9, 4)
+    assert before == [4, True, 0, 0]
+    assert after == [0, False, 4, 4]
+
+
+def test_nothing_is_recorded_twice():
+    seen = [json.dumps([k.function, k.arguments, k.options]) for k in kernel.read()]
+    assert len(set(seen)) == len(seen)
+
+
+class Engine:
+    """A worker on a GPU that is none, with upstream's kernels of SOURCE."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.monkeypatch = folder, monkeypatch
+        self.log, self.launchers, self.compilations = Mock(), [], []
+        self.file = folder / "sm_90.zip"
+        from triton.runtime import driver
+
+        driver._active.launcher_cls = lambda source, _: self.launchers.append(source)
+        for owner, name, value in [
+            (torch.cuda, "set_device", lambda _: None),
+            (kernel, "read", lambda: [WARM_UP, REQUEST]),
+            (pack, "path", lambda _: self.file),
+            (background, "logger", self.log),
+            (background, "_engine_is_ready", lambda: False),
+            (knobs.compilation, "listener", self._listen),
+        ]:
+            monkeypatch.setattr(owner, name, value)
+        self.restart()
+
+    def _listen(self, *, src, cache_hit, **_):
+        self.compilations.append(cache_hit)
+
+    def restart(self, source: str = SOURCE) -> None:
+        """The module as a fresh process would import it."""
+        path = self.folder / f"{MODULE}.py"
+        path.write_text(source)
+        spec = importlib.util.spec_from_file_location(MODULE, path)
+        self.module = importlib.util.module_from_spec(spec)
+        self.monkeypatch.setitem(sys.modules, MODULE, self.module)
+        spec.loader.exec_module(self.module)
+        self.monkeypatch.setattr(background, "_started", False)
+        self.compilations.clear(), self.launchers.clear(), self.log.reset_mock()
+
+    def cache(self, name: str) -> Path:
+        folder = self.folder / name
+        self.monkeypatch.setattr(knobs.cache, "dir", str(folder))
+        return folder
+
+    def build(self) -> None:
+        self.cache("at the build")
+        pack.write(map(make.compile_one, kernel.read()), self.file)
+        self.restart()
+        self.cache("at the start")
+
+    def start(self) -> str:
+        """What was said of it."""
+        thread = background.start()
+        if thread is None:
+            return ""
+        thread.join()
+        calls = self.log.info.call_args_list
+        return calls[0].args[2] if calls else ""
+
+    def launch(self, each: Kernel) -> None:
+        """As upstream's warm-up does; nothing runs."""
+        stride = 16 if each is WARM_UP else 17
+        arguments = (MockTensor(torch.float32), 5, stride, 64)
+        self.module.double.run(*arguments, grid=(1,), warmup=True, **each.options)
+
+
+@pytest.fixture
+def engine(tmp_path, monkeypatch):
+    with pretend(TARGETS["sm_90"]):
+        engine = Engine(tmp_path, monkeypatch)
+        engine.build()
+        yield engine
+
+
+def test_with_a_pack_nothing_is_compiled(engine):
+    assert engine.start() == "2 from the wheel"
+    assert engine.compilations == [True, True]
+    assert len(engine.launchers) == 2
+    for each in (WARM_UP, REQUEST):
+        engine.launch(each)
+    assert len(engine.compilations) == 2  # both launches found theirs in the process
+
+
+def test_the_next_start_finds_triton_s_cache_as_it_is(engine):
+    engine.start()
+    before = {p: p.stat().st_mtime_ns for p in engine.folder.glob("at the start/*/*")}
+    assert len(before) == 6
+    engine.restart()
+    assert engine.start() == "2 from the wheel"
+    assert {p: p.stat().st_mtime_ns for p in engine.folder.glob("at the start/*/*")} == before
+
+
+def test_it_begins_once(engine):
+    engine.start()
+    assert background.start() is None
+
+
+def test_without_a_pack_what_warm_up_runs_is_compiled(engine):
+    engine.file.unlink()
+    assert engine.start() == "1 compiled, 1 left to upstream"
+    engine.launch(WARM_UP)
+    assert engine.compilations == [False]
+
+
+def test_changed_source_is_compiled(engine):
+    """Of a function that the kernel calls: Triton's key covers that, and so does ours."""
+    engine.restart(SOURCE.replace("x * 2", "x + x"))
+    assert engine.start() == "1 compiled, 1 left to upstream"
+
+
+def test_another_triton_compiles(engine, monkeypatch):
+    monkeypatch.setattr(triton, "__version__", "3.6.1")
+    assert engine.start() == "1 compiled, 1 left to upstream"
+
+
+def test_settings_that_change_code_compile(engine, monkeypatch):
+    monkeypatch.setenv("TRITON_DISABLE_LINE_INFO", "1")
+    assert engine.start() == "1 compiled, 1 left to upstream"
+
+
+def test_changed_arguments_are_left_to_upstream(engine):
+    engine.restart(SOURCE.replace("stride", "step"))
+    assert engine.start() == "2 left to upstream"
+
+
+def test_a_module_that_the_engine_does_not_use_is_not_imported(engine, monkeypatch):
+    monkeypatch.delitem(sys.modules, MODULE)
+    assert engine.start() == "2 left to upstream"
+    assert MODULE not in sys.modules
+
+
+def test_once_the_engine_is_ready_nothing_is_compiled(engine, monkeypatch):
+    monkeypatch.setattr(background, "_engine_is_ready", lambda: True)
+    assert engine.start() == "2 left to upstream"
+    assert engine.compilations == []
+
+
+def test_damaged_code_is_not_used(engine):
+    with zipfile.ZipFile(engine.file) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(engine.file, "w") as archive:
+        for name, data in contents.items():
+            archive.writestr(name, data if name == pack.INDEX else data[:-1] + b"?")
+    assert engine.start() == "2 left to upstream"
+    assert "is damaged" in repr(engine.log.debug.call_args_list)
+    assert not list(engine.folder.glob("at the start/*/*.cubin"))
+
+
+def test_a_damaged_pack_is_said_once_and_compiled(engine):
+    engine.file.write_bytes(engine.file.read_bytes()[:-100])
+    assert engine.start() == "1 compiled, 1 left to upstream"
+    engine.log.warning.assert_called_once()
+
+
+def test_no_compiler_for_launchers_stops_nothing(engine, monkeypatch):
+    from triton.runtime import driver
+
+    driver._active.launcher_cls = Mock(side_effect=RuntimeError("Failed to find C compiler"))
+    assert engine.start() == "2 left to upstream"
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(engine):
+    engine.cache("file").write_text("a file where the folder should be")
+    assert engine.start() == "2 left to upstream"
+
+
+def test_data_that_cannot_be_read_stops_nothing(engine, monkeypatch):
+    monkeypatch.setattr(kernel, "read", Mock(side_effect=OSError))
+    assert background.start() is None
+
+
+def test_packs_are_the_same_wherever_they_are_made(engine):
+    first = engine.file.read_bytes()
+    engine.cache("at another build")
+    pack.write(map(make.compile_one, reversed(kernel.read())), engine.file)
+    assert engine.file.read_bytes() == first
+
+
+def test_what_triton_says_of_a_kernel_is_recorded_as_that_kernel(engine):
+    for each in (WARM_UP, REQUEST):
+        data = each.preload_data(engine.module.double)
+        assert record.described(data, each.warm_up) == each
+
+
+def test_a_recording_is_read_as_it_was_written(tmp_path):
+    file = tmp_path / "kernels.json"
+    file.write_text(record.to_json([WARM_UP, REQUEST, WARM_UP], {"vllm": "0.26.0"}))
+    assert kernel.read(file) == [WARM_UP, REQUEST, WARM_UP]
+
+
+def test_a_new_recording_keeps_what_other_requests_need():
+    again = Kernel(REQUEST.function, REQUEST.arguments, REQUEST.options, warm_up=True)
+    assert record.merge([WARM_UP, WARM_UP], [again, REQUEST]) == [WARM_UP, REQUEST]
+    assert record.merge([again], [WARM_UP, REQUEST]) == [again]
+
+
+def test_the_shipped_recording_is_in_the_recorder_s_form():
+    facts = json.loads(kernel.RECORDED.read_text())
+    del facts["kernels"]
+    assert kernel.RECORDED.read_text() == record.to_json(kernel.read(), facts)
