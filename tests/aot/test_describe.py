@@ -44,8 +44,6 @@ def test_grid_and_parameters_are_those_of_the_host_function(
     name, described, num_tokens, pad, bucket
 ):
     signature, kernel, function, triton = described(name, bucket)
-    if OPS[name].multiples:  # In its units, too, strides are multiples of 16.
-        pad *= 8
     args, grid, given_ = host(OPS[name], function, signature, num_tokens, pad)
     tensors = [arg if isinstance(arg, torch.Tensor) else None for arg in args]
     sizes = [None if t is None else t.shape for t in tensors]
