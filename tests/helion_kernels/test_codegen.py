@@ -202,6 +202,16 @@ def test_float8_is_rounded_by_hardware_and_saturates(name, compiled):
     assert "cvt.rn.satfinite.e4m3x2.f32" in ptx
 
 
+@pytest.mark.parametrize("dims", ALL_DIMS["paged_attention"])
+def test_attention_reads_the_cache_16_bytes_at_a_time(dims, compiled):
+    """For which its strides come in such units; and it multiplies in the tensor core."""
+    ptx = compiled("paged_attention", dims, 0).ptx
+    copied = [int(size, 16) for size in re.findall(r"cp\.async\.c\w\.\S+ .*?, (0x\w+),", ptx)]
+    # The block table goes by its 4 bytes.
+    assert set(copied) == {4, 16} and copied.count(16) > copied.count(4)
+    assert re.search(r"(wgmma\.mma_async|mma)\.sync\S*\.bf16\.bf16", ptx)
+
+
 def test_an_invalid_config_is_refused():
     import helion
 
