@@ -149,6 +149,7 @@ def test_a_cache_of_other_blocks_is_upstreams(step):
 def test_while_a_graph_is_captured_its_kind_decides(decode, step, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     monkeypatch.setattr(graphs, "_decode", not decode)
+    monkeypatch.setattr(graphs, "_warming_up", False)
     graphs.capturing(SimpleNamespace(uniform_token_count=1 if decode else None))
     made = step()
     made.run()

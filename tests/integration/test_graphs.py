@@ -52,6 +52,7 @@ def used(monkeypatch):
     """A layer runs our attention; nothing was captured yet."""
     monkeypatch.setattr(graphs, "_used", False)
     monkeypatch.setattr(graphs, "_decode", False)
+    monkeypatch.setattr(graphs, "_warming_up", False)
     graphs.use()
 
 
@@ -119,7 +120,10 @@ def test_speculative_decoding_stays_as_it_is(used, monkeypatch):
 
 
 def test_what_a_layer_is_told_while_graphs_are_captured(used, monkeypatch):
-    """Mixed graphs are captured with one token a request too: the metadata cannot tell."""
+    """And when they are warmed up, so that nothing is launched for the first time in a capture.
+
+    Mixed graphs are captured with one token a request too: the metadata cannot tell.
+    """
     capturing = [False]
 
     @contextmanager
@@ -136,12 +140,12 @@ def test_what_a_layer_is_told_while_graphs_are_captured(used, monkeypatch):
     monkeypatch.setattr(torch.cuda, "graph", graph)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing[0])
     one_token_each = SimpleNamespace(max_query_len=1)
-    told = {}
+    told, ahead = {}, {}
 
     def create_forward_fn(desc, warmup):
         def forward(mode):
-            if capturing[0]:
-                told[desc] = graphs.is_decode(one_token_each)
+            for _ in range(3):  # layers
+                (told if capturing[0] else ahead)[desc] = graphs.is_decode(one_token_each)
 
         return forward
 
@@ -149,9 +153,21 @@ def test_what_a_layer_is_told_while_graphs_are_captured(used, monkeypatch):
     made.capture(create_forward_fn)
     assert set(told) == set(made.graphs) and len(told) == 9
     assert all(decode is (desc.uniform_token_count == 1) for desc, decode in told.items())
+    assert ahead == told
+    # Of steps that come later the metadata says it again.
+    assert graphs.is_decode(one_token_each)
 
 
 @pytest.mark.parametrize(("query_len", "decode"), [(1, True), (2, False), (700, False)])
 def test_without_a_graph_the_metadata_says_it(query_len, decode, used, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     assert graphs.is_decode(SimpleNamespace(max_query_len=query_len)) is decode
+
+
+def test_what_is_announced_and_not_captured_makes_no_step_of_more_tokens_a_decode_step(
+    used, monkeypatch
+):
+    """Such as another model's graph, which has no layer of ours."""
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    graphs.capturing(SimpleNamespace(uniform_token_count=1))
+    assert not graphs.is_decode(SimpleNamespace(max_query_len=2))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _used = False
 _decode = False
+_warming_up = False
 
 
 def use() -> None:
@@ -32,17 +33,21 @@ def separate_decode(manager: "CudaGraphManager") -> bool:
 
 
 def capturing(graph: "BatchExecutionDescriptor") -> None:
-    """What is captured from now on."""
-    global _decode
-    _decode = graph.uniform_token_count == 1
+    """What is captured from now on, after a run to warm up."""
+    global _decode, _warming_up
+    _decode, _warming_up = graph.uniform_token_count == 1, True
 
 
 def is_decode(metadata: Any) -> bool:
     """Whether every sequence of this step has one token, in every replay too.
 
     metadata: of FlashAttention. What a graph is captured with says nothing: a mixed step is
-    captured with one token a sequence as well.
+    captured with one token a sequence as well. The run ahead of a capture is to run the same
+    kernels: upstream's, too, are loaded when they are first launched.
     """
+    global _warming_up
     if torch.cuda.is_current_stream_capturing():
+        _warming_up = False
         return _decode
-    return metadata.max_query_len == 1
+    # Of more tokens never, whatever was announced and not captured.
+    return metadata.max_query_len == 1 and (_decode or not _warming_up)
