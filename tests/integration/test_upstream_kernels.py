@@ -277,9 +277,13 @@ def test_data_that_cannot_be_read_stops_nothing(engine, monkeypatch):
     assert background.start() is None
 
 
-def test_packs_are_the_same_wherever_they_are_made(engine):
+@pytest.mark.parametrize("cache", ["at the build", "at another build"])
+def test_packs_are_the_same_wherever_they_are_made(engine, monkeypatch, cache):
+    """Also in an installation elsewhere that has the same Triton, and shares its cache."""
     first = engine.file.read_bytes()
-    engine.cache("at another build")
+    engine.cache(cache)
+    library = Path(triton.__file__).parent / "backends/nvidia/lib/libdevice.10.bc"
+    monkeypatch.setattr(knobs.nvidia, "libdevice_path", shutil.copy(library, engine.folder))
     pack.write(map(make.compile_one, reversed(kernel.read())), engine.file)
     assert engine.file.read_bytes() == first
 
