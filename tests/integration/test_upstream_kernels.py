@@ -2,11 +2,12 @@
 """Upstream's Triton kernels, made ready beforehand: the recorded ones, packs, and the threads."""
 
 import importlib.util
+import io
 import json
 import shutil
 import sys
+import tarfile
 import time
-import zipfile
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -52,7 +53,7 @@ class Engine:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.monkeypatch = folder, monkeypatch
         self.log, self.launchers, self.compilations = Mock(), [], []
-        self.file = folder / "sm_90.zip"
+        self.file = folder / "sm_90.tar.xz"
         from triton.runtime import driver
 
         driver._active.launcher_cls = lambda source, _: self.launchers.append(source)
@@ -186,11 +187,13 @@ def test_once_the_engine_is_ready_nothing_is_compiled(engine, monkeypatch):
 
 
 def test_damaged_code_is_not_used(engine):
-    with zipfile.ZipFile(engine.file) as archive:
-        contents = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(engine.file, "w") as archive:
+    contents = pack.Pack(engine.file).contents
+    with tarfile.open(engine.file, "w:xz") as archive:
         for name, data in contents.items():
-            archive.writestr(name, data if name == pack.INDEX else data[:-1] + b"?")
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            edited = data if name == pack.INDEX else data[:-1] + b"?"
+            archive.addfile(member, io.BytesIO(edited))
     assert engine.start() == "2 left to upstream"
     assert "is damaged" in repr(engine.log.debug.call_args_list)
     assert not list(engine.folder.glob("at the start/*/*.cubin"))

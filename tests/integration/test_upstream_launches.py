@@ -62,7 +62,7 @@ def _run(*arguments: str, settings: dict[str, str] | None = None) -> str:
 
 
 def test_upstream_s_launches_find_what_the_pack_has(launches, tmp_path):
-    packed, tree = tmp_path / "packed.zip", Path(vllm.__file__).parents[1]
+    packed, tree = tmp_path / "packed.tar.xz", Path(vllm.__file__).parents[1]
     _run(make.__file__, "--tree", str(tree), "--out", str(packed), "--only", *CHEAP)
     kernels, launched, before, after = launches(packed)
     assert kernels == launched == 9
@@ -71,7 +71,7 @@ def test_upstream_s_launches_find_what_the_pack_has(launches, tmp_path):
 
 
 def test_upstream_s_launches_find_what_the_threads_compiled(launches, tmp_path):
-    kernels, launched, before, after = launches(tmp_path / "none.zip")
+    kernels, launched, before, after = launches(tmp_path / "none.tar.xz")
     assert (kernels, launched) == (9, 4)
     assert before == [4, True, 0, 0]
     assert after == [0, False, 4, 4]
