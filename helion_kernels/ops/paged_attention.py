@@ -42,9 +42,10 @@ class Dims(NamedTuple):
 
 CONTEXT = 600
 """Tokens of a sequence in samples, on the average."""
-MOST_SPLITS = 64
 SUMS = 1 << 17
 """Words at the end of the workspace, for the logarithms."""
+ROOM = split_k.SIZE - split_k.COUNTED - SUMS
+"""Words before them, for the parts."""
 
 
 def kernel(
@@ -136,17 +137,19 @@ def kernel_args(
     q, out = q.unflatten(1, heads[1:]), out.unflatten(1, heads[1:])
     num_seqs, _, group, _ = q.shape
     rows = num_seqs * kv_heads * group
+    # Of a configuration that splits there is room (`serves`); others use none of it.
     partials = workspace.as_strided(
-        (MOST_SPLITS, *q.shape),
+        (ROOM // (rows * head_dim), *q.shape),
         (rows * head_dim, kv_heads * group * head_dim, group * head_dim, head_dim, 1),
         split_k.COUNTED,
     )
     sums = workspace.as_strided(
-        (MOST_SPLITS, num_seqs, kv_heads, group),
+        (SUMS // rows, num_seqs, kv_heads, group),
         (rows, kv_heads * group, group, 1),
         split_k.SIZE - SUMS,
     )
-    arrived = workspace[: split_k.COUNTED].view(torch.int32).view(-1, kv_heads)
+    counted = split_k.COUNTED // kv_heads
+    arrived = workspace[: counted * kv_heads].view(torch.int32).view(counted, kv_heads)
     return (
         out,
         q,
@@ -182,7 +185,8 @@ def sample(dims: Dims, num_tokens: int, make: Sample) -> tuple[object, ...]:
     q_heads, kv_heads, head_dim, block_size = dims
     blocks = -(-3 * CONTEXT // 2 // block_size)
     # Beyond 256 sequences they share blocks, as with a common prefix: 40 GB would be too much.
-    num_blocks = blocks * (min(num_tokens, 256) if isinstance(num_tokens, int) else num_tokens)
+    shares = max(1, min(num_tokens, 256)) if isinstance(num_tokens, int) else num_tokens
+    num_blocks = blocks * shares
     cache = make.randn((num_blocks, block_size, kv_heads, 2 * head_dim), torch.bfloat16)
     return (
         make.empty((num_tokens, q_heads * head_dim)),
@@ -224,8 +228,7 @@ def serves(dims: Dims, config: Config, num_tokens: int) -> bool:
     splits = config["block_sizes"][0]
     rows = splits * num_tokens * dims.num_q_heads
     counted = num_tokens * dims.num_kv_heads <= split_k.COUNTED
-    room = split_k.SIZE - split_k.COUNTED - SUMS
-    return splits == 1 or (counted and rows <= SUMS and rows * dims.head_dim <= room)
+    return splits == 1 or (counted and rows <= SUMS and rows * dims.head_dim <= ROOM)
 
 
 def _config(splits: int, least: int, tile: int, warps: int, stages: int) -> Config:

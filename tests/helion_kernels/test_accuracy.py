@@ -18,6 +18,7 @@ DIMS = {
     "silu_and_mul_per_block_quant": (640,),
     "fused_qk_norm_rope": (4, 2, 64),
     "fused_qk_norm_rope_kv_write": (4, 2, 64),
+    "paged_attention": (4, 2, 64, 16),
     "scaled_mm": (96, 256),
     "scaled_mm_blockwise": (200, 256),
 }
@@ -80,6 +81,10 @@ def test_a_wrong_formula_is_noticed(right):
         "scale_b": lambda x: x.flip(0),
         "positions": lambda x: x + 1 - 2 * (x == 4095),
         "q_weight": lambda x: x.flip(0),
+        "q": lambda x: x * 1.02,
+        "block_table": lambda x: x.flip(1),
+        "seq_lens": lambda x: x - 1,
+        "softmax_scale": lambda x: x * 1.02,
     }
     changed = [name for name in change if name in names]
     assert changed

@@ -77,10 +77,11 @@ def test_the_largest_element_becomes_448(name):
 @pytest.mark.parametrize("name", OPS)
 def test_a_bad_token_spoils_no_other(name, bad):
     op = OPS[name]
-    dims = {"fused": (4, 2, 64), "scale": (96, 256)}.get(name[:5])
+    of_family = {"fused": (4, 2, 64), "paged": (4, 2, 64, 16), "scale": (96, 256)}
+    dims = of_family.get(name[:5])
     dims = op.dims(*dims) if dims else dims_for(name, 384)
     args = op.sample(dims, 10, Random("cpu"))
-    (source,) = [i for i, a in enumerate(op.arguments) if a.name in ("input", "qkv", "a")]
+    (source,) = [i for i, a in enumerate(op.arguments) if a.name in ("input", "qkv", "q", "a")]
     call = getattr(torch.ops.helion_kernels, name)
     clean = fresh_outputs(op, args)
     call(*clean)
