@@ -172,4 +172,5 @@ EAGER: dict[str, Callable[..., Outputs]] = {
         fused_qk_norm_rope_kv_write,
     )
 }
-"""By op. The GEMMs have none: vLLM's graphs call CUTLASS or DeepGEMM for them."""
+"""By op. The GEMMs have none: vLLM's graphs call CUTLASS or DeepGEMM for them. Nor has attention,
+at which vLLM's graphs are split."""

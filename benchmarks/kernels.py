@@ -181,7 +181,8 @@ def pending(options: argparse.Namespace, rows: list[dict[str, Any]]) -> Pending:
     found: Pending = {}
     for op, dims in cases(options.ops, options.models):
         text = ratios.dims_text(dims)
-        left = [m for m in options.tokens if (op.name, text, m) not in done]
+        tokens = [m for m in options.tokens if m <= (op.most_tokens or m)]
+        left = [m for m in tokens if (op.name, text, m) not in done]
         if left:
             found[op, dims] = left
     return found

@@ -69,6 +69,8 @@ def arguments(
             put(name, tails.norm_weight(len(value)))
         elif name in ("q_weight", "k_weight"):
             put(name, tails.head_norm_weight(len(value)))
+        elif name == "q" or (name == "kv_cache" and "q" in names):
+            put(name, tails.student(*value.shape))
         elif name == "cos_sin_cache":
             put(name, cos_sin(value.shape[0], value.shape[1], device))
     if "scale_a" in names:

@@ -3,7 +3,9 @@
 
 Layers are made one by one and dropped again: memory is that of one layer, at any size of model.
 One sequence goes through a layer in chunks, as an engine prefills and decodes: its keys and values
-are in the layer's paged cache. Attention is PyTorch's in float32 for all arms: it is not ours.
+are in the layer's paged cache. Attention of the first chunk is PyTorch's in float32 for all arms.
+That of the others is the arm's own, each token a sequence of those before it: what sees a token
+but not the ones after it is a decode step.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,15 +15,14 @@ import torch
 
 from benchmarks import op_errors, reference, stock
 from benchmarks.heavy_tails import MEDIAN, Tails
-from benchmarks.step import Entries
+from benchmarks.step import CALLS, Entries, wanted
 from helion_kernels import split_k
 from helion_kernels.fp8 import FP8, GROUP
-from helion_kernels.qwen3 import Sizes, calls
+from helion_kernels.qwen3 import BLOCK_SIZE, Sizes
 
 GROWTH = MEDIAN
 """Size of what attention and MLP each add to the stream: from layer to layer it grows as those of
 trained models do, and massive activations stay as they are."""
-CALLS = ("norm", "qkv", "rope_kv", "quant", "o", "gate_up", "silu", "down")
 PREFIX = "model.layers.0."
 Weight = tuple[torch.Tensor, torch.Tensor]
 """Float8 [N, K] and its scales."""
@@ -92,11 +93,9 @@ def ours(entries: Entries) -> Launch:
 
 def upstreams(sizes: Sizes, block: bool) -> Launch:
     """Stock's kernels; `stock.load` first."""
-    _, *wanted = calls(sizes, block)
-    del wanted[2]  # the rope that writes no cache
     arms = {
         call: next(iter(stock.arms(name, dims).values()))
-        for call, (name, dims) in zip(CALLS, wanted, strict=True)
+        for call, (name, dims) in zip(CALLS, wanted(sizes, block), strict=True)
     }
 
     def launch(call: str, *args: Any) -> None:
@@ -124,7 +123,9 @@ class Served:
         self.device = stream.device
         self.workspace = split_k.workspace(stream.device)
         self.cos_sin = op_errors.cos_sin(len(stream), sizes.head_dim, stream.device)
-        shape = (-(-len(stream) // 16), 16, sizes.num_kv_heads, 2 * sizes.head_dim)
+        blocks = -(-len(stream) // BLOCK_SIZE)
+        self.blocks = torch.arange(blocks, dtype=torch.int32, device=stream.device)
+        shape = (blocks, BLOCK_SIZE, sizes.num_kv_heads, 2 * sizes.head_dim)
         self.cache = torch.empty(shape, dtype=torch.bfloat16, device=stream.device)
 
     def layer(self, layer: Layer) -> torch.Tensor:
@@ -173,19 +174,29 @@ class Served:
         norms = tensors["self_attn.q_norm.weight"], tensors["self_attn.k_norm.weight"]
         inputs = (qkv, *norms, self.cos_sin, positions, op_errors.EPSILON)
         self.launch("rope_kv", q, self.cache.transpose(1, 2), positions, *inputs)
-        mixed = self._attention(q, start)
+        mixed = self._decode(q, start) if start else self._prefill(q)
         x = mm("o", *quantised("quant", q_heads * d, mixed))
         y = quantised("norm", hidden, x, tensors["post_attention_layernorm.weight"], residual)
         return mm("down", *quantised("silu", inner, mm("gate_up", *y)))
 
-    def _attention(self, q: torch.Tensor, start: int) -> torch.Tensor:
-        """q [m, Hq D] bf16 over the cache up to each token, float32 inside."""
+    def _decode(self, q: torch.Tensor, start: int) -> torch.Tensor:
+        """q [m, Hq D] bf16 over the cache up to each token."""
+        m, d = len(q), self.sizes.head_dim
+        table = self.blocks.expand(m, -1).contiguous()
+        ends = torch.arange(start + 1, start + m + 1, dtype=torch.int32, device=self.device)
+        out = torch.empty_like(q)
+        cache = self.cache.transpose(1, 2)
+        self.launch("attention", out, q, cache, table, ends, d**-0.5, self.workspace)
+        return out
+
+    def _prefill(self, q: torch.Tensor) -> torch.Tensor:
+        """The same of the first tokens, float32 inside."""
         _, _, q_heads, kv_heads, d = self.sizes
         m = len(q)
-        seen = self.cache.flatten(0, 1)[: start + m].float()
+        seen = self.cache.flatten(0, 1)[:m].float()
         keys, values = seen.repeat_interleave(q_heads // kv_heads, 1).split(d, dim=-1)
         scores = torch.einsum("qhd,khd->hqk", q.float().view(m, q_heads, d), keys) * d**-0.5
-        future = torch.ones_like(scores[0], dtype=torch.bool).triu(start + 1)
+        future = torch.ones_like(scores[0], dtype=torch.bool).triu(1)
         weights = scores.masked_fill(future, -torch.inf).softmax(-1)
         return torch.einsum("hqk,khd->qhd", weights, values).flatten(1).to(torch.bfloat16)
 

@@ -3,10 +3,9 @@
 
     python -m benchmarks.step --model 8b --format token --tokens 1,8,32 --out step.json
 
-Random weights, every layer its own, so that each is read from memory; PyTorch's attention over 512
-tokens of context stands where the engine's would be. What kernels do to each other shows here and
-in no benchmark of one kernel. That kernels which overlap do not race is what tests/gpu/test_step.py
-shows, with another attention: PyTorch's own differs from run to run.
+Random weights and 512 tokens of context in a paged cache, every layer its own, so that each is read
+from memory. What kernels do to each other shows here and in no benchmark of one kernel. That
+kernels which overlap do not race is what tests/gpu/test_step.py shows.
 """
 
 import argparse
@@ -21,9 +20,12 @@ from benchmarks.checkpoint import LAYERS
 from helion_kernels import OPS, plan, split_k, timing
 from helion_kernels.environment import describe
 from helion_kernels.fp8 import FP8, GROUP
-from helion_kernels.qwen3 import MODELS, Sizes, calls
+from helion_kernels.qwen3 import BLOCK_SIZE, MODELS, Sizes, calls
 
 CONTEXT = 512
+"""Tokens of a sequence before the step's own."""
+CALLS = ("norm", "qkv", "rope_kv", "attention", "quant", "o", "gate_up", "silu", "down")
+"""Those of `wanted`, in the order of the layer."""
 Note = Callable[[str, torch.Tensor], None]
 Entries = dict[str, tuple[Callable[..., None], int]]
 """Name of a call -> `plan.entry` of its plan."""
@@ -39,12 +41,21 @@ def prepare(
     sizes: Sizes, block: bool, max_num_tokens: int, device: torch.device | str = "cuda:0"
 ) -> Entries:
     """How each call of a layer is made; once for all numbers of tokens, as an engine does."""
-    _, norm, qkv, _, rope_kv, _, quant, o, gate_up, silu, down = calls(sizes, block)
-    wanted = (norm, qkv, rope_kv, quant, o, gate_up, silu, down)
-    where = torch.device(device)
-    ids = plan.prepare([(OPS[name], dims) for name, dims in wanted], max_num_tokens, where)
-    names = ("norm", "qkv", "rope_kv", "quant", "o", "gate_up", "silu", "down")
-    return {name: plan.entry(i) for name, i in zip(names, ids, strict=True)}
+    found = [(OPS[name], dims) for name, dims in wanted(sizes, block)]
+    ids = plan.prepare(found, max_num_tokens, torch.device(device))
+    return {name: plan.entry(i) for name, i in zip(CALLS, ids, strict=True)}
+
+
+def wanted(sizes: Sizes, block: bool) -> list[tuple[str, tuple[Any, ...]]]:
+    """(op, static dims) of `CALLS`: a layer's but for a model's first norm and the rope kernel that
+    writes no cache."""
+    _, *found = calls(sizes, block)
+    return [(name, dims) for name, dims in found if name != "fused_qk_norm_rope"]
+
+
+def written(cache: torch.Tensor, num_tokens: int) -> torch.Tensor:
+    """Of a layer's cache what a step writes, [num_tokens, kv_heads, 2 head_dim]."""
+    return cache[:num_tokens, :, CONTEXT % BLOCK_SIZE]
 
 
 class Model:
@@ -64,11 +75,20 @@ class Model:
         self.head_norm = torch.ones(d, dtype=torch.bfloat16, device="cuda")
         self.cos_sin = torch.randn((1024, d), device="cuda").to(torch.bfloat16)
         self.positions = torch.full((num_tokens,), CONTEXT, device="cuda")
-        blocks = -(-num_tokens // 16)
-        cache = torch.zeros((blocks, 16, kv_heads, 2 * d), dtype=torch.bfloat16, device="cuda")
-        self.cache, self.slots = cache.transpose(1, 2), torch.arange(num_tokens, device="cuda")
-        shape = (2, num_tokens, kv_heads, CONTEXT, d)
-        self.context = [torch.randn(shape, device="cuda").to(torch.bfloat16) for _ in self.layers]
+        blocks = -(-(CONTEXT + 1) // BLOCK_SIZE)
+        shape = (num_tokens * blocks, BLOCK_SIZE, kv_heads, 2 * d)
+        self.caches = [
+            torch.randn(shape, device="cuda").to(torch.bfloat16).transpose(1, 2)
+            for _ in self.layers
+        ]
+        # A sequence's blocks lie anywhere, as in a server that has run for a while, but for the one
+        # that the step writes to: `written`.
+        last = torch.arange(num_tokens, device="cuda")
+        others = torch.randperm(num_tokens * (blocks - 1), device="cuda") + num_tokens
+        table = torch.cat((others.view(num_tokens, -1), last.unsqueeze(1)), dim=1)
+        self.block_table = table.to(torch.int32)
+        self.slots = last * BLOCK_SIZE + CONTEXT % BLOCK_SIZE
+        self.seq_lens = torch.full((num_tokens,), CONTEXT + 1, dtype=torch.int32, device="cuda")
         self.input = torch.randn((num_tokens, hidden), device="cuda").to(torch.bfloat16)
 
     def _activation(self, k: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -90,21 +110,19 @@ class Model:
             out = torch.empty((self.m, len(weight[0])), dtype=torch.bfloat16, device="cuda")
             return call(name, out, x, weight[0].t(), scale, weight[1], self.workspace)
 
-        hidden, inner, q_heads, _, d = self.sizes
+        hidden, inner, *_, d = self.sizes
         x = self.input.clone()
         residual = torch.zeros_like(x)
-        for (qkv_w, o_w, gate_up_w, down_w), (k, v) in zip(self.layers, self.context, strict=True):
+        sequences = (self.block_table, self.seq_lens, d**-0.5, self.workspace)
+        for (qkv_w, o_w, gate_up_w, down_w), cache in zip(self.layers, self.caches, strict=True):
             y, s = self._activation(hidden)
             call("norm", y, x, self.norm, s, 1e-6, residual)
             qkv = mm("qkv", y, s, qkv_w)
             inputs = (qkv, self.head_norm, self.head_norm, self.cos_sin, self.positions, 1e-6)
-            q = call("rope_kv", qkv.new_empty((self.m, self.q)), self.cache, self.slots, *inputs)
-            attended = torch.nn.functional.scaled_dot_product_attention(
-                q.view(self.m, q_heads, 1, d), k, v, enable_gqa=True
-            )
-            note("attention", attended)
+            q = call("rope_kv", qkv.new_empty((self.m, self.q)), cache, self.slots, *inputs)
+            attended = call("attention", torch.empty_like(q), q, cache, *sequences)
             y, s = self._activation(self.q)
-            call("quant", y, attended.view(self.m, self.q), s)
+            call("quant", y, attended, s)
             x = mm("o", y, s, o_w)
             y, s = self._activation(hidden)
             call("norm", y, x, self.norm, s, 1e-6, residual)

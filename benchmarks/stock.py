@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stock vLLM runs in an op's place: its csrc kernels. What Inductor makes: `inductor`.
+"""What stock vLLM runs in an op's place: its own kernels. What Inductor makes: `inductor`.
 
 An arm takes an op's arguments and returns a closure that does the op's work on them. Layouts that
 stock's own kernels write for one another (DeepGEMM's aligned scales) are made outside the closure.
@@ -108,6 +108,52 @@ def _qk_norm_rope_kv_write(  # type: ignore[no-untyped-def]
     return run
 
 
+MAX_SPLITS = 32
+"""vLLM's `flash_attn_max_num_splits_for_cuda_graph`."""
+
+
+def _flash_attention(out, q, kv_cache, block_table, seq_lens, softmax_scale, workspace):  # type: ignore[no-untyped-def]
+    """As in a CUDA graph (vllm/v1/attention/backends/flash_attn.py): scheduled once a step, not
+    once a layer, so outside of what is timed."""
+    flash = importlib.import_module("vllm.vllm_flash_attn")
+    m, (_, kv_heads, block_size, width) = len(q), kv_cache.shape
+    d = width // 2
+    keys, values = kv_cache.transpose(1, 2).split(d, dim=-1)
+    queries, mixed = q.unflatten(1, (-1, d)), out.unflatten(1, (-1, d))
+    longest = block_table.shape[1] * block_size
+    starts = torch.arange(m + 1, dtype=torch.int32, device=q.device)
+    schedule = flash.get_scheduler_metadata(
+        batch_size=m,
+        max_seqlen_q=1,
+        max_seqlen_k=longest,
+        num_heads_q=queries.shape[1],
+        num_heads_kv=kv_heads,
+        headdim=d,
+        cache_seqlens=seq_lens,
+        qkv_dtype=q.dtype,
+        cu_seqlens_q=starts,
+        page_size=block_size,
+        causal=True,
+        num_splits=MAX_SPLITS,
+    )
+    return lambda: flash.flash_attn_varlen_func(
+        q=queries,
+        k=keys,
+        v=values,
+        out=mixed,
+        cu_seqlens_q=starts,
+        max_seqlen_q=1,
+        seqused_k=seq_lens,
+        max_seqlen_k=longest,
+        softmax_scale=softmax_scale,
+        causal=True,
+        block_table=block_table,
+        scheduler_metadata=schedule,
+        fa_version=3,
+        num_splits=MAX_SPLITS,
+    )
+
+
 def _cutlass(out, a, b, scale_a, scale_b, workspace):  # type: ignore[no-untyped-def]
     op = torch.ops._C.cutlass_scaled_mm
     return lambda: op(out, a, b, scale_a, scale_b, None)
@@ -143,6 +189,7 @@ _CSRC: dict[str, dict[str, Arm]] = {
     "silu_and_mul_per_block_quant": {"csrc": _silu_block},
     "fused_qk_norm_rope": {"csrc": _qk_norm_rope},
     "fused_qk_norm_rope_kv_write": {"csrc x2": _qk_norm_rope_kv_write},
+    "paged_attention": {"fa3": _flash_attention},
     "scaled_mm": {"cutlass": _cutlass},
     "scaled_mm_blockwise": {"cutlass": _cutlass_block, "deepgemm": _deepgemm},
 }

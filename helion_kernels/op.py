@@ -83,6 +83,8 @@ class Op:
     kernel_args: Callable[..., tuple[Any, ...]] = lambda *args: args
     serves: Callable[[Any, Config, int], bool] = lambda dims, config, num_tokens: True
     """Whether a config may serve up to num_tokens."""
+    multiples: tuple[tuple[str, int], ...] = ()
+    """(argument, what its strides but those of 1 are multiples of): `kernel_args` divides them."""
     most_tokens: int | None = None
     """Beyond which no layer calls the op often enough to tune or time it."""
 

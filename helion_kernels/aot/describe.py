@@ -82,8 +82,19 @@ def kernel(
         pdl="griddepcontrol.wait" in compiled.asm["ptx"],
         parameters=tuple(parameters),
         grid=tuple(grid),
-        assumptions=tuple(assumptions),
+        assumptions=(*_multiples(op, traced.args), *assumptions),
     )
+
+
+def _multiples(op: Op, args: tuple[Any, ...]) -> list[index.Assumption]:
+    """What `Op.kernel_args` takes for granted when it divides strides."""
+    names = [argument.name for argument in op.arguments]
+    return [
+        index.Assumption("divisible", number, ["stride", i, d])
+        for i, number in [(names.index(name), number) for name, number in op.multiples]
+        for d, stride in enumerate(args[i].stride())
+        if not (isinstance(stride, int) and stride == 1)
+    ]
 
 
 def _parameters(

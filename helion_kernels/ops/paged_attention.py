@@ -42,6 +42,8 @@ class Dims(NamedTuple):
 
 CONTEXT = 600
 """Tokens of a sequence in samples, on the average."""
+VECTOR = 8
+"""Elements of 16 bytes."""
 SUMS = 1 << 17
 """Words at the end of the workspace, for the logarithms."""
 ROOM = split_k.SIZE - split_k.COUNTED - SUMS
@@ -125,13 +127,19 @@ def kernel_args(
 ) -> tuple[object, ...]:  # fmt: skip
     """The op's arguments -> the kernel's: the cache flat, with its strides in units of 16 bytes.
 
-    So that Triton sees that rows are aligned, and loads 16 bytes at a time.
+    So that Triton sees that rows are aligned, and loads 16 bytes at a time. Raises ValueError for
+    strides that are no such units; those of a trace are symbols, and a pack has them as assumptions.
     """
+    *strides, last = kv_cache.stride()
+    if any(isinstance(stride, int) and stride % VECTOR for stride in strides) or last != 1:
+        raise ValueError(
+            f"paged_attention: kv_cache has strides {kv_cache.stride()}; the last must be 1, the "
+            f"others multiples of {VECTOR}"
+        )
     extent = 1 + sum(
         (size - 1) * stride for size, stride in zip(kv_cache.shape, kv_cache.stride(), strict=True)
     )
     flat = kv_cache.as_strided((extent,), (1,))
-    stride_block, stride_head, stride_slot, _ = kv_cache.stride()
     kv_heads, block_size, head_dim = kv_cache.shape[1], kv_cache.shape[2], kv_cache.shape[3] // 2
     heads = (-1, kv_heads, q.shape[1] // (kv_heads * head_dim), head_dim)
     q, out = q.unflatten(1, heads[1:]), out.unflatten(1, heads[1:])
@@ -155,9 +163,7 @@ def kernel_args(
         q,
         flat,
         block_size,
-        stride_block // 8,
-        stride_head // 8,
-        stride_slot // 8,
+        *(stride // VECTOR for stride in strides),
         block_table,
         seq_lens,
         softmax_scale,
@@ -253,6 +259,7 @@ OP = Op(
     default_config=default_config,
     space=space,
     serves=serves,
+    multiples=(("kv_cache", VECTOR),),
     most_tokens=512,
     bytes_moved=lambda dims, m: (
         m * dims.head_dim * 4 * (dims.num_q_heads + CONTEXT * dims.num_kv_heads)

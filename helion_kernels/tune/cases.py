@@ -54,8 +54,8 @@ def cases(
         inside = [n for n in sorted(set(tokens)) if _tier(n) == tier]
         shares = {n: _shares(counted, n) for n in inside}
         for name, dims in counted:
-            most = OPS[name].most_tokens or max(tokens)
-            weights = {n: importance * shares[n][name, dims] for n in inside if n <= most}
+            call = name, dims
+            weights = {n: importance * shares[n][call] for n in inside if call in shares[n]}
             place = tier if _rarity(name, dims) == 1.0 else len(TIERS)
             found += [
                 (place, -sum(weights.values()), Case(OPS[name], OPS[name].dims(*dims), n, weight))
@@ -71,10 +71,11 @@ def _tier(num_tokens: int) -> int:
 def _shares(
     counted: Counter[tuple[str, tuple[Any, ...]]], num_tokens: int
 ) -> dict[tuple[str, tuple[Any, ...]], float]:
-    """Share of each (op, dims) in the time of all."""
+    """Share of each (op, dims) in the time of all that are called with so many tokens."""
     times = {
         (name, dims): count * _rarity(name, dims) * estimate_us(OPS[name], dims, num_tokens)
         for (name, dims), count in counted.items()
+        if num_tokens <= (OPS[name].most_tokens or num_tokens)
     }
     return {call: us / sum(times.values()) for call, us in times.items()}
 

@@ -12,6 +12,7 @@ SMALL = {
     "dynamic_per_token_scaled_fp8_quant": (256,),
     "fused_qk_norm_rope": (4, 2, 128),
     "fused_qk_norm_rope_kv_write": (4, 2, 128),
+    "paged_attention": (4, 2, 64, 16),
     "per_token_group_fp8_quant": (512,),
     "rms_norm_dynamic_per_token_quant": (256, True),
     "rms_norm_per_block_quant": (512, False),
@@ -24,7 +25,11 @@ SMALL = {
 
 
 def layout(argument: index.Argument, num_tokens: int, pad: int = 0, entries: int = 48):
-    """(sizes, strides) that a signature allows: rows padded by 16 * pad, open sizes = entries."""
+    """(sizes, strides) that a signature allows: rows padded by 16 * pad, open sizes = entries.
+
+    A cache's rows are padded by 128 * pad: kernels may be given its strides divided by 8.
+    """
+    unit = 128 if argument.wide else 16
     sizes = [
         size
         if isinstance(size, int)
@@ -42,7 +47,7 @@ def layout(argument: index.Argument, num_tokens: int, pad: int = 0, entries: int
         strides[d] = 1 if argument.unit_strides[d] else span
         span = max(span, strides[d] * sizes[d])
         if argument.unit_strides[d] and sizes[d] > 1:
-            span = -(-span // 16) * 16 + 16 * pad
+            span = -(-span // unit) * unit + unit * pad
     return sizes, strides
 
 

@@ -110,7 +110,7 @@ def test_every_symbol_of_sizes_is_open_or_num_tokens():
         for argument in describe.signature(OPS[name], dims).arguments:
             for d, size in enumerate(argument.sizes):
                 open_ = size is None or size == index.AT_MOST_NUM_TOKENS
-                assert open_ == ((argument.name, d) in trace.OPEN)
+                assert open_ == trace.is_open(OPS[name], argument.name, d)
 
 
 def test_what_cannot_be_written_down_is_refused():

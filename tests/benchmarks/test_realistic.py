@@ -38,8 +38,10 @@ def test_both_formats_and_parts(tmp_path: Path, capsys):
     for forced, ours in pairs:
         for name, error in ours["errors"].items():
             least = forced["errors"][name]
-            assert 0 < error["rms"] < 1.01 * least["rms"] < 0.1
-            assert 0 < error["max"] < 1.2 * least["max"] < 0.1
+            # Attention rounds its weights besides, as FlashAttention does.
+            rounded = 2 if ours["op"] == "paged_attention" else 1
+            assert 0 < error["rms"] < 1.01 * rounded * least["rms"] < 0.1
+            assert 0 < error["max"] < 1.2 * rounded * least["max"] < 0.1
     stack = document["stack"]
     assert [(row["format"], row["layer"]) for row in stack] == [
         (form, layer) for form in ("token", "block") for layer in range(3)
@@ -81,10 +83,12 @@ def off_by_a_percent(call: str, launch: stack_errors.Launch) -> stack_errors.Lau
 @pytest.mark.parametrize("block", [False, True], ids=["token", "block"])
 @pytest.mark.parametrize("call", stack_errors.CALLS)
 def test_one_op_that_is_off_shows_in_the_stream(call, block):
-    """By 2 %: after one layer, in what 72 tokens' streams are off by on the average."""
+    """By 2 %: after one layer, in what the tokens' streams are off by on the average."""
     launch = arms(block)
-    right = first_row(launch, block, [64, 8])
-    wrong = first_row(off_by_a_percent(call, launch), block, [64, 8])
+    # Attention is the arm's in decode steps alone.
+    chunks = [2, 22] if call == "attention" else [64, 8]
+    right = first_row(launch, block, chunks)
+    wrong = first_row(off_by_a_percent(call, launch), block, chunks)
     assert realistic.verdicts({"stack": [{"format": "", **right}]}, realistic.LIMIT) == []
     assert wrong["errors"]["ours"]["rms"] > 1.1 * right["errors"]["ours"]["rms"]
 
@@ -108,11 +112,14 @@ def test_chunks_change_nothing_but_who_shares_a_step(block):
     layer = stack_errors.make_layer(Tails("cpu", 0), realistic.TINY, block)
     stream = Tails("cpu", 1).stream(24, realistic.TINY.hidden_size).to(torch.bfloat16)
     launch = arms(block)
-    whole, chunked = (
-        stack_errors.Served(launch, realistic.TINY, block, stream, chunks).layer(layer)
-        for chunks in ([24], [17, 1, 6])
+    whole, together, apart = (
+        stack_errors.Served(launch, realistic.TINY, block, stream, chunks).layer(layer).double()
+        for chunks in ([24], [17, 7], [17, 1, 6])
     )
-    assert op_errors.error(whole.double(), chunked.double()).rms < 1e-3
+    # An op interpreted adds in another order where a batch is larger.
+    assert op_errors.error(together, apart).rms < 1e-3
+    # PyTorch's attention of the first chunk is in float32, the op's of the others is not.
+    assert op_errors.error(whole, apart).rms < 3e-3
     with pytest.raises(ValueError, match="chunks of 7 tokens"):
         stack_errors.Served(launch, realistic.TINY, block, stream, [7])
 

@@ -17,6 +17,7 @@ from helion_kernels import native
 from helion_kernels.aot.index import PackError
 
 CACHE = "fused_qk_norm_rope_kv_write"
+ATTENTION = "paged_attention"
 NORM = "rms_norm_dynamic_per_token_quant"
 
 
@@ -44,6 +45,18 @@ WRONG = [
     (CACHE, "positions", lambda x: x[:4], "positions has 4 rows"),
     (CACHE, "kv_cache", lambda x: x[:, :1], "kv_cache has size 1 in dimension 1 instead of 2"),
     (CACHE, "cos_sin_cache", lambda x: x.float(), "cos_sin_cache has dtype"),
+    (ATTENTION, "block_table", lambda x: x.long(), "block_table has dtype"),
+    (ATTENTION, "block_table", lambda x: x[:4], "block_table has 4 rows"),
+    (ATTENTION, "block_table", lambda x: x[0], "block_table has 1 dimensions instead of 2"),
+    (ATTENTION, "seq_lens", lambda x: x.long(), "seq_lens has dtype"),
+    (ATTENTION, "seq_lens", lambda x: torch.cat([x, x]), "seq_lens has 10 rows"),
+    (ATTENTION, "q", lambda x: x.float(), "q has dtype"),
+    (ATTENTION, "kv_cache", lambda x: x.half(), "kv_cache has dtype"),
+    (ATTENTION, "kv_cache", lambda x: x[:, :, :8], "kv_cache has size 8 in dimension 2 instead of"),
+    (ATTENTION, "kv_cache", lambda x: x[:, :1], "kv_cache has size 1 in dimension 1 instead of 2"),
+    (ATTENTION, "kv_cache", lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+     "kv_cache must have stride 1 in dimension 3"),
+    (ATTENTION, "workspace", lambda x: x[:-1], "workspace has size"),
     (NORM, "residual", lambda x: None, "residual must be a tensor in this plan"),
 ]
 
@@ -67,6 +80,27 @@ def test_strides_that_the_code_was_not_compiled_for(kernels, mock):
     args[1] = torch.empty_strided((5, 512), (520, 1), dtype=args[1].dtype)
     with pytest.raises(RuntimeError, match=r"a has a size or stride of 520; .* multiples of 16"):
         call("scaled_mm", args, number)
+
+
+@pytest.mark.parametrize("dimension", [0, 1, 2])
+def test_a_cache_whose_rows_are_not_aligned(dimension, kernels, mock):
+    """Its strides are divided by 8 before the code sees them."""
+    number, found, _ = planned(kernels, ATTENTION)
+    args = arguments(signature_of(kernels, found[0]), 5, 0, "cpu")
+    blocks, heads, slots, width = args[2].shape
+    # Multiples of 128, as the code was compiled for, but for one that only its quotient is.
+    strides = [2 * heads * slots * width, 2 * slots * width, width, 1]
+    whole = torch.empty(blocks * strides[0] + 64, dtype=torch.bfloat16)
+    args[2] = whole.as_strided(args[2].shape, strides)
+    before = mock.launches
+    call(ATTENTION, args, number)
+    assert mock.launches == before + 1
+    strides[dimension] += 4
+    args[2] = whole.as_strided(args[2].shape, strides)
+    message = f"kv_cache has a size or stride of {strides[dimension]}; .* multiples of 8"
+    with pytest.raises(RuntimeError, match=message):
+        call(ATTENTION, args, number)
+    assert mock.launches == before + 1
 
 
 def test_more_elements_than_32_bits_count(kernels, mock):

@@ -10,15 +10,18 @@ does not have: libdevice's, and those that order launches.
 
 import json
 import os
+import random as random_numbers
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "1"
 
 import numpy as np
 import torch
+import attention
 import triton.language as tl
 from anything import Case, Edit, wrong
 from batches import Tokens
@@ -101,7 +104,54 @@ def batch(
     return _tokens[key].changed(chosen)
 
 
-QUESTIONS: dict[str, Callable[..., Any]] = {"random": random, "anything": anything, "batch": batch}
+@contextmanager
+def programs_in(order: int) -> Iterator[None]:
+    """Programs run one after another: in their order (0), the reverse (-1), or any, by a seed."""
+    builder = interpreter.interpreter_builder
+    shuffled: dict[int, list[int]] = {}
+    place = type(builder).set_grid_idx
+
+    def elsewhere(x: int, y: int, z: int) -> None:
+        count = builder.grid_dim[0]
+        if count not in shuffled:
+            programs = list(range(count))
+            random_numbers.Random(order).shuffle(programs)
+            in_turn = {0: list(range(count)), -1: list(range(count))[::-1]}
+            shuffled[count] = in_turn.get(order, programs)
+        place(builder, shuffled[count][x], y, z)
+
+    builder.set_grid_idx = elsewhere
+    try:
+        yield
+    finally:
+        del builder.set_grid_idx
+
+
+def attend(case: list[Any], config: Config, orders: list[int]) -> list[Any]:
+    """[what is wrong with attention of `Sequences`, programs in each of orders; whether any parts
+    were joined]"""
+    dims, lengths, *rest = case
+    known = attention.Sequences(tuple(dims), tuple(lengths), *rest)
+    run = launcher("paged_attention", dims, config)
+
+    def call_in(order: int) -> Callable[..., None]:
+        def call(*args: Any) -> None:
+            with programs_in(order):
+                run(*args)
+
+        return call
+
+    args = attention.arguments(known)
+    found = attention.wrong(known, [call_in(order) for order in orders], args)
+    return [found, bool(args[-1].any())]
+
+
+QUESTIONS: dict[str, Callable[..., Any]] = {
+    "random": random,
+    "anything": anything,
+    "batch": batch,
+    "attend": attend,
+}
 
 
 def answer(question: str, *arguments: Any) -> list[Any]:

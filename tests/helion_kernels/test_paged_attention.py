@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""paged_attention: lengths, layouts, what must not leak, and parts that are joined.
+
+Interpreted, and as generated Triton tile by tile; against PyTorch's attention (attention.py).
+"""
+
+import pytest
+import torch
+from attention import INFINITY, LAYOUTS, NAN, OP, Sequences, arguments, wrong
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from helion_kernels import split_k
+
+few = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+call = getattr(torch.ops.helion_kernels, OP.name)
+TILE, LEAST, SPLITS = 128, 4096, 64
+"""Of Helion's interpreter: the largest that the kernel allows."""
+GROUPS = (1, 4, 5, 8)
+BLOCK_SIZES = (16, 32, 64)
+FORWARD, BACKWARD = 0, -1
+
+
+def around(*sizes):
+    return tuple(size + step for size in sizes for step in (-1, 0, 1))
+
+
+# -- interpreted
+
+
+@pytest.mark.parametrize("block_size", BLOCK_SIZES)
+def test_lengths(block_size):
+    lengths = (0, 1, *around(block_size, TILE))
+    assert wrong(Sequences((2, 1, 32, block_size), lengths), [call]) == []
+
+
+def test_parts_of_a_long_sequence():
+    lengths = (*around(LEAST), 2 * LEAST + 1, 5)
+    assert wrong(Sequences((1, 1, 32, 64), lengths), [call, call]) == []
+
+
+def test_longer_than_all_parts():
+    case = Sequences((1, 1, 16, 64), (SPLITS * LEAST + 100,))
+    assert wrong(case, [call]) == []
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("group", GROUPS)
+def test_groups_and_layouts(group, layout):
+    case = Sequences((2 * group, 2, 32, 16), (33, 0, 17), layout)
+    assert wrong(case, [call]) == []
+
+
+@pytest.mark.parametrize("poison", [NAN, INFINITY, -INFINITY, 3e38])
+def test_what_is_in_other_places_of_the_cache_never_leaks(poison):
+    """Past a sequence's end in its last block, and in blocks of nobody."""
+    case = Sequences((4, 1, 32, 16), (1, 15, 16, 17, 40), poison=poison)
+    assert wrong(case, [call]) == []
+
+
+def test_a_bad_key_spoils_its_own_sequence_alone():
+    case = Sequences((4, 2, 32, 16), (20, 30, 25))
+    out, q, cache, table, *rest = arguments(case)
+    clean = out.clone()
+    call(clean, q, cache, table, *rest)
+    cache[table[1, 1], 0, 3] = NAN
+    call(out, q, cache, table, *rest)
+    assert torch.equal(out[[0, 2]], clean[[0, 2]])
+    # Of the two query heads of the key's head nothing is left, of the others all.
+    assert out[1, :64].isnan().all()
+    assert torch.equal(out[1, 64:], clean[1, 64:])
+
+
+def test_a_sequence_without_tokens_gets_zeros():
+    case = Sequences((4, 2, 32, 16), (0, 3, 0))
+    out, *rest = arguments(case)
+    call(out, *rest)
+    assert (out[[0, 2]].view(torch.int16) == 0).all()
+    assert out[1].isfinite().all() and out[1].any()
+
+
+def test_sequences_may_share_blocks():
+    case = Sequences((4, 2, 32, 16), (40, 40))
+    out, q, cache, table, *rest = arguments(case)
+    table[1], q[1] = table[0], q[0]
+    call(out, q, cache, table, *rest)
+    assert torch.equal(out[0], out[1])
+
+
+@few
+@given(
+    group=st.integers(1, 9),
+    kv_heads=st.integers(1, 3),
+    d=st.sampled_from([32, 64]),
+    block_size=st.sampled_from(BLOCK_SIZES),
+    lengths=st.lists(st.integers(0, 300), min_size=1, max_size=4),
+    layout=st.sampled_from(LAYOUTS),
+    poison=st.sampled_from([NAN, INFINITY]),
+    seed=st.integers(0, 2**31),
+)
+def test_any_sequences(group, kv_heads, d, block_size, lengths, layout, poison, seed):
+    dims = (group * kv_heads, kv_heads, d, block_size)
+    assert wrong(Sequences(dims, tuple(lengths), layout, poison, seed), [call]) == []
+
+
+# -- the check itself
+
+
+DEFECTS = {
+    "one token too few": lambda args: args[4].sub_(1),
+    "one token too many": lambda args: args[4].add_(1),
+    "another block": lambda args: args[3].copy_(args[3].roll(1, 1)),
+    "another scale": None,
+}
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_a_defect_would_be_noticed(defect):
+    def off(*args):
+        args = [x.clone() if i in (3, 4) else x for i, x in enumerate(args)]
+        if change := DEFECTS[defect]:
+            change(args)
+        else:
+            args[5] *= 1.1
+        call(*args)
+
+    assert wrong(Sequences((4, 2, 32, 16), (20, 30, 25)), [off])
+
+
+def test_counters_that_are_left_would_be_noticed():
+    def leaves(*args):
+        call(*args)
+        args[-1][3] = 1
+
+    assert wrong(Sequences((1, 1, 32, 16), (5,)), [leaves]) == ["call 0: counters are left"]
+
+
+# -- arguments
+
+
+@pytest.mark.parametrize("dimension", [0, 1, 2])
+def test_strides_that_are_no_multiples_of_16_bytes_are_refused(dimension):
+    args = list(arguments(Sequences((4, 2, 32, 16), (20,), "HND")))
+    cache = args[2]
+    strides = list(cache.stride())
+    strides[dimension] += 4
+    whole = torch.zeros(2 * cache.numel() + 4096, dtype=cache.dtype)
+    args[2] = whole.as_strided(cache.shape, strides)
+    with pytest.raises(ValueError, match="the last must be 1, the others multiples of 8"):
+        call(*args)
+
+
+def test_a_cache_whose_last_stride_is_not_1_is_refused():
+    args = list(arguments(Sequences((4, 2, 32, 16), (20,), "HND")))
+    args[2] = args[2].transpose(2, 3).contiguous().transpose(2, 3)
+    with pytest.raises(ValueError, match="the last must be 1"):
+        call(*args)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 3, 8])
+@pytest.mark.parametrize("num_tokens", [1, 3000])
+def test_any_number_of_sequences_and_heads_has_arguments(num_tokens, kv_heads):
+    """What a config that does not split is handed of the workspace lies inside of it."""
+    d = 32
+    q = torch.empty((num_tokens, 2 * kv_heads * d), dtype=torch.bfloat16)
+    cache = torch.empty((2, kv_heads, 16, 2 * d), dtype=torch.bfloat16)
+    lengths = torch.zeros(num_tokens, dtype=torch.int32)
+    workspace = split_k.workspace("cpu")
+    *_, partials, sums, arrived = OP.kernel_args(
+        q.clone(), q, cache, lengths.view(-1, 1), lengths, 1.0, workspace
+    )
+    ends = [x.storage_offset() + x.numel() for x in (arrived, partials, sums)]
+    assert arrived.numel() <= split_k.COUNTED == partials.storage_offset()
+    assert ends[1] <= sums.storage_offset() and ends[2] <= split_k.SIZE
+
+
+# -- generated Triton
+
+
+def config(splits, least, tile, warps=4):
+    return {"block_sizes": [splits, least, tile], "num_warps": warps, "num_stages": 3}
+
+
+CONFIGS = [
+    config(1, 512, 32),
+    config(1, 128, 128),
+    config(2, 64, 32),
+    config(4, 64, 64),
+    config(8, 128, 64),
+    config(16, 64, 16),
+]
+TRITON_DIMS = [(1, 1, 32, 16), (8, 2, 32, 32), (5, 1, 32, 64), (8, 1, 64, 16)]
+"""G = 1, 4, 5, 8."""
+
+
+def splits_and_least(chosen):
+    return chosen["block_sizes"][:2]
+
+
+@pytest.mark.parametrize("dims", TRITON_DIMS, ids=lambda dims: "x".join(map(str, dims)))
+@pytest.mark.parametrize("chosen", CONFIGS, ids=lambda c: "x".join(map(str, c["block_sizes"])))
+def test_triton_at_real_tile_sizes(dims, chosen, triton):
+    """Around blocks, tiles, parts, and all parts together; counters zero, the workspace reused."""
+    splits, least = splits_and_least(chosen)
+    tile = chosen["block_sizes"][2]
+    ends = {dims[3], tile, least, splits * least}
+    lengths = sorted({0, 1, *around(*(end for end in ends if end <= 512)), splits * least + 40})
+    case = Sequences(dims, tuple(lengths), LAYOUTS[dims[0] % 2])
+    found, joined = triton.ask("attend", case, chosen, [FORWARD, FORWARD])
+    assert found == []
+    assert joined is (splits > 1)
+
+
+@pytest.mark.parametrize("chosen", [config(2, 64, 32), config(16, 64, 64)], ids=["2", "16"])
+def test_whoever_arrives_last_the_bits_are_the_same(chosen, triton):
+    splits, least = splits_and_least(chosen)
+    case = Sequences((8, 2, 32, 16), (splits * least + 77, least + 1, 3 * least - 5, 0, 7))
+    found, joined = triton.ask("attend", case, chosen, [FORWARD, BACKWARD, 1, 2, 3, FORWARD])
+    assert found == [] and joined
+
+
+@few
+@given(
+    dims=st.sampled_from(TRITON_DIMS),
+    chosen=st.sampled_from(CONFIGS),
+    lengths=st.lists(st.integers(0, 700), min_size=1, max_size=3),
+    layout=st.sampled_from(LAYOUTS),
+    poison=st.sampled_from([NAN, INFINITY]),
+    order=st.integers(-1, 100),
+    seed=st.integers(0, 2**31),
+)
+def test_triton_on_any_sequences(dims, chosen, lengths, layout, poison, order, seed, triton):
+    case = Sequences(dims, tuple(lengths), layout, poison, seed)
+    found, _ = triton.ask("attend", case, chosen, [order, FORWARD])
+    assert found == []
