@@ -128,7 +128,7 @@ def kernel_args(
     """The op's arguments -> the kernel's: the cache flat, with its strides in units of 16 bytes.
 
     So that Triton sees that rows are aligned, and loads 16 bytes at a time. Raises ValueError for
-    strides that are no such units; those of a trace are symbols, and a pack has them as assumptions.
+    strides that are no such units; those of a trace are symbols, and a pack says what it assumes.
     """
     *strides, last = kv_cache.stride()
     if any(isinstance(stride, int) and stride % VECTOR for stride in strides) or last != 1:

@@ -54,8 +54,12 @@ WRONG = [
     (ATTENTION, "kv_cache", lambda x: x.half(), "kv_cache has dtype"),
     (ATTENTION, "kv_cache", lambda x: x[:, :, :8], "kv_cache has size 8 in dimension 2 instead of"),
     (ATTENTION, "kv_cache", lambda x: x[:, :1], "kv_cache has size 1 in dimension 1 instead of 2"),
-    (ATTENTION, "kv_cache", lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
-     "kv_cache must have stride 1 in dimension 3"),
+    (
+        ATTENTION,
+        "kv_cache",
+        lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+        "kv_cache must have stride 1 in dimension 3",
+    ),
     (ATTENTION, "workspace", lambda x: x[:-1], "workspace has size"),
     (NORM, "residual", lambda x: None, "residual must be a tensor in this plan"),
 ]

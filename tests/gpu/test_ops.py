@@ -56,7 +56,8 @@ def assert_right(op: Op, args: tuple[Any, ...], plan_id: int) -> None:
 )
 def test_every_num_tokens(name, dims, plans, compiled) -> None:
     """And nothing is compiled after `plan.prepare`."""
-    for seed, num_tokens in enumerate(TOKENS):
+    tokens = [n for n in TOKENS if n <= (OPS[name].most_tokens or n)]
+    for seed, num_tokens in enumerate(tokens):
         assert_right(OPS[name], sample(name, dims, num_tokens, seed), plans[name, dims])
     assert compiled == []
 
@@ -197,7 +198,7 @@ def test_extremes(name, extreme, plans) -> None:
 def test_a_bad_token_spoils_no_other(name, bad, plans) -> None:
     op, dims = OPS[name], SMALL[name]
     args = sample(name, dims, 20)
-    (source,) = [i for i, a in enumerate(op.arguments) if a.name in ("input", "qkv", "a")]
+    (source,) = [i for i, a in enumerate(op.arguments) if a.name in ("input", "qkv", "q", "a")]
     clean = fresh_outputs(op, args)
     call(name, plans[name, dims], clean)
     spoilt = list(fresh_outputs(op, args))

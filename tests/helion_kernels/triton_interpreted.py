@@ -19,9 +19,9 @@ from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "1"
 
+import attention
 import numpy as np
 import torch
-import attention
 import triton.language as tl
 from anything import Case, Edit, wrong
 from batches import Tokens

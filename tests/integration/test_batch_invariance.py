@@ -33,4 +33,17 @@ def test_switch(switch, on, monkeypatch, capsys):
     monkeypatch.setattr("vllm.helion.served.switch_refusal", lambda: None)
     args = {"model": None, "format": None, "tensor_parallel_size": 1}
     cli.status(argparse.Namespace(**args, max_num_batched_tokens=64))
-    assert ("not batch invariant" in capsys.readouterr().out) is (on == "1")
+    out = capsys.readouterr().out
+    assert ("not batch invariant" in out) is (on == "1")
+    # Attention is upstream's then.
+    assert ("paged_attention" in out) is (on == "0")
+
+
+def test_without_our_attention_status_does_not_list_it(switch, monkeypatch, capsys):
+    switch("0")
+    monkeypatch.setenv("VLLM_HELION_ATTENTION", "0")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("vllm.helion.served.switch_refusal", lambda: None)
+    args = {"model": None, "format": None, "tensor_parallel_size": 1}
+    cli.status(argparse.Namespace(**args, max_num_batched_tokens=64))
+    assert "paged_attention" not in capsys.readouterr().out

@@ -154,6 +154,8 @@ def status(args: argparse.Namespace) -> None:
     if refusal is not None:
         print(f"runs stock: {refusal}")
         return
+    if not switches.attention() or switches.batch_invariant():
+        calls = [call for call in calls if call[0] != "paged_attention"]
     stock.register()
     plan.use_batch_invariance(switches.batch_invariant())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whose attention a served layer runs: ours in plain decode steps, upstream's in all others."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+pytest.importorskip("vllm.helion")
+
+from helion_kernels import OPS
+from helion_kernels.sample import Random
+from vllm import envs
+from vllm.helion import graphs, layer
+from vllm.helion.layer import Call, HelionDecoderLayer
+
+HEADS = (4, 2, 64)
+BLOCK_SIZE = 16
+LENGTHS = (5, 33, 17)
+NAME = "model.layers.0.self_attn.attn"
+
+
+class Upstream:
+    """vLLM's Attention, as far as a layer looks at it; it gives zeros and remembers its calls."""
+
+    layer_name = NAME
+
+    def __init__(self, cache):
+        self.kv_cache = cache
+        self.impl = SimpleNamespace(
+            scale=HEADS[2] ** -0.5,
+            sliding_window=(-1, -1),
+            alibi_slopes=None,
+            logits_soft_cap=0,
+            sinks=None,
+        )
+        self.called = 0
+
+    def __call__(self, q, k, v):
+        self.called += 1
+        return torch.zeros_like(q)
+
+
+class Step:
+    """A decode step of three sequences: the layer, and what its forward context says."""
+
+    def __init__(self, block_size=BLOCK_SIZE):
+        make, op = Random("cpu"), OPS["fused_qk_norm_rope_kv_write"]
+        _, kv_heads, d = HEADS
+        blocks = 3 * len(LENGTHS)
+        cache = make.randn((blocks, block_size, kv_heads, 2 * d), torch.bfloat16).transpose(1, 2)
+        table = make.permutation(blocks, blocks).view(len(LENGTHS), -1).to(torch.int32)
+        lengths = torch.tensor(LENGTHS, dtype=torch.int32)
+        last = lengths.long() - 1
+        block = table.gather(1, (last // block_size).unsqueeze(1)).squeeze(1)
+        self.slots = block.long() * block_size + last % block_size
+        self.metadata = SimpleNamespace(
+            max_query_len=1, use_cascade=False, seq_lens=lengths, block_table=table
+        )
+        _, _, _, self.qkv, q_weight, k_weight, cos_sin, self.positions, epsilon = op.sample(
+            op.dims(*HEADS), len(LENGTHS), make
+        )
+        self.attn = Upstream(cache)
+        self.layer = object.__new__(HelionDecoderLayer)
+        vars(self.layer).update(
+            attn=self.attn,
+            q_size=HEADS[0] * d,
+            kv_size=kv_heads * d,
+            q_norm=SimpleNamespace(weight=q_weight),
+            k_norm=SimpleNamespace(weight=k_weight),
+            rope=SimpleNamespace(cos_sin_cache=cos_sin),
+            epsilon=epsilon,
+            qk_norm_rope=Call("fused_qk_norm_rope", *HEADS),
+            qk_norm_rope_kv_write=Call("fused_qk_norm_rope_kv_write", *HEADS),
+            paged_attention=Call("paged_attention", *HEADS, BLOCK_SIZE),
+            writes_kv=True,
+            attends=True,
+            workspace=torch.zeros(8192 + (1 << 22)),
+        )
+        self.context = SimpleNamespace(
+            slot_mapping={NAME: self.slots}, attn_metadata={NAME: self.metadata}
+        )
+
+    def run(self):
+        return self.layer._attention(self.positions, self.qkv)
+
+
+@pytest.fixture
+def step(monkeypatch):
+    """Makes the step that the layer is in."""
+
+    def make(**options):
+        made = Step(**options)
+        monkeypatch.setattr(layer, "get_forward_context", lambda: made.context)
+        return made
+
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    return make
+
+
+def test_a_decode_step_is_ours_and_right(step):
+    """It sees the token that the step itself has written."""
+    made = step()
+    out = made.run()
+    assert made.attn.called == 0
+    q, cache = torch.empty_like(out), made.attn.kv_cache
+    inputs = made.layer.q_norm.weight, made.layer.k_norm.weight, made.layer.rope.cos_sin_cache
+    op = OPS["fused_qk_norm_rope_kv_write"]
+    op.reference(q, cache, made.slots, made.qkv, *inputs, made.positions, made.layer.epsilon)
+    want, metadata = torch.empty_like(out, dtype=torch.double), made.metadata
+    sequences = metadata.block_table, metadata.seq_lens, made.attn.impl.scale
+    OPS["paged_attention"].reference(want, q, cache, *sequences)
+    assert torch.allclose(out.double(), want, rtol=2e-2, atol=2e-2)
+
+
+def mixed(made):
+    made.metadata.max_query_len = 2
+
+
+def cascade(made):
+    made.metadata.use_cascade = True
+
+
+def a_sequence_of_two_tokens(made):
+    """Padded to the same number of tokens as there would be sequences."""
+    made.metadata.seq_lens = made.metadata.seq_lens[:2]
+
+
+def switched_off(made):
+    made.layer.attends = False
+
+
+@pytest.mark.parametrize("change", [mixed, cascade, a_sequence_of_two_tokens, switched_off])
+def test_other_steps_are_upstreams(change, step):
+    made = step()
+    change(made)
+    made.run()
+    assert made.attn.called == 1
+
+
+def test_a_cache_of_other_blocks_is_upstreams(step):
+    """Upstream may choose the size when it knows all layers' caches, after ours was prepared."""
+    made = step(block_size=32)
+    made.run()
+    assert made.attn.called == 1
+
+
+@pytest.mark.parametrize("decode", [True, False])
+def test_while_a_graph_is_captured_its_kind_decides(decode, step, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    monkeypatch.setattr(graphs, "_decode", not decode)
+    graphs.capturing(SimpleNamespace(uniform_token_count=1 if decode else None))
+    made = step()
+    made.run()
+    assert made.attn.called == (0 if decode else 1)
+
+
+def test_while_memory_is_profiled_it_is_upstreams(step):
+    made = step()
+    made.context.slot_mapping, made.context.attn_metadata = {}, None
+    made.run()
+    assert made.attn.called == 1
+
+
+def test_what_is_never_called_is_not_prepared(step):
+    made = step().layer
+    assert made.paged_attention in made.calls
+    made.attends = False
+    assert made.paged_attention not in made.calls
+    assert made.qk_norm_rope_kv_write in made.calls
+
+
+@pytest.fixture
+def switch(monkeypatch):
+    """Sets an environment variable of upstream's or ours."""
+    monkeypatch.delenv("VLLM_HELION_ATTENTION", raising=False)
+    monkeypatch.delenv("VLLM_BATCH_INVARIANT", raising=False)
+
+    def turn(name, value):
+        monkeypatch.setenv(name, value)
+        if hasattr(envs.__getattr__, "cache_clear"):
+            envs.__getattr__.cache_clear()
+
+    return turn
+
+
+def test_plain_attention_is_ours(switch):
+    assert all(layer._attends(Upstream(None), size) for size in (16, 32, 64, 128))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("sliding_window", (4095, 0)),
+        ("alibi_slopes", torch.ones(4)),
+        ("logits_soft_cap", 30.0),
+        ("sinks", torch.ones(4)),
+    ],
+)
+def test_attention_of_another_kind_is_upstreams(name, value, switch):
+    attn = Upstream(None)
+    setattr(attn.impl, name, value)
+    assert not layer._attends(attn, BLOCK_SIZE)
+
+
+def test_blocks_of_a_size_that_is_no_power_of_two_are_upstreams(switch):
+    assert not layer._attends(Upstream(None), 48)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("VLLM_HELION_ATTENTION", "0"), ("VLLM_BATCH_INVARIANT", "1")]
+)
+def test_switches(name, value, switch):
+    switch(name, value)
+    assert not layer._attends(Upstream(None), BLOCK_SIZE)
