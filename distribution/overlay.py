@@ -13,7 +13,7 @@ from .progress import step
 from .tree import OnDisk, Tree
 
 KERNELS = "helion_kernels"
-_COMPILED = (".so", ".pack", ".zip")
+_COMPILED = (".so", ".pack", ".xz")
 
 
 def read(root: Path, package: str) -> Tree:

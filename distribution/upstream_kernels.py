@@ -32,14 +32,14 @@ def make(root: Path, upstream: Tree, arches: list[str]) -> Tree:
         return {}
     numbers = {prune.parse(name).number for name in arches} if arches else set(packs.TARGETS)
     return {
-        f"{FOLDER}/{packs.TARGETS[number]}.zip": _make(root, upstream, packs.TARGETS[number])
+        f"{FOLDER}/{packs.TARGETS[number]}.tar.xz": _make(root, upstream, packs.TARGETS[number])
         for number in sorted(numbers & set(packs.TARGETS))
     }
 
 
 def _make(root: Path, upstream: Tree, target: str) -> Data:
     with step("kernels") as details, tempfile.TemporaryDirectory() as folder:
-        tree, out = Path(folder) / "tree", Path(folder) / f"{target}.zip"
+        tree, out = Path(folder) / "tree", Path(folder) / f"{target}.tar.xz"
         for name in filter(upstream.__contains__, modules(root)):
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             write(tree / name, upstream[name])

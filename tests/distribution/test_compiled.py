@@ -79,7 +79,7 @@ def test_upstream_s_kernels_are_made_of_upstream_s_files(
     )
     (folder / "make.py").write_text(MAKER)
     made = upstream_kernels.make(world.root, upstream, ["9.0a", "10.0"])
-    name = "vllm/helion/upstream/sm_90.zip"
+    name = "vllm/helion/upstream/sm_90.tar.xz"
     assert {path: member.read() for path, member in made.items()} == {name: b"sm_90 a"}
     assert upstream_kernels.make(world.root, upstream, ["10.0"]) == {}
     (folder / "make.py").write_text("raise SystemExit('a reason')")

@@ -93,7 +93,7 @@ def test_what_was_compiled_goes_into_the_tree_and_not_into_a_wheel(
     compiled = (
         "helion_kernels/helion_kernels_native.so",
         "helion_kernels/packs/sm_90.pack",
-        "vllm/helion/upstream/sm_90.zip",
+        "vllm/helion/upstream/sm_90.tar.xz",
     )
     for name in compiled:
         path = world.root / name

@@ -22,8 +22,8 @@ TOOLS = {
 }
 FOUND = 9
 """Exit status for a finding."""
-AT_ONCE = 4
-"""Each takes a core and a few hundred megabytes of the GPU; most of its time is compiling."""
+AT_ONCE = max(4, (os.cpu_count() or 4) // 2)
+"""Each takes a core and a few hundred megabytes of the GPU; most of its time is the watching."""
 Result = subprocess.CompletedProcess[str]
 
 

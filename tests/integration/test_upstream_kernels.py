@@ -2,12 +2,12 @@
 """Upstream's Triton kernels, made ready beforehand: the recorded ones, packs, and the threads."""
 
 import importlib.util
+import io
 import json
-import os
 import shutil
-import subprocess
 import sys
-import zipfile
+import tarfile
+import time
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -17,12 +17,10 @@ import triton
 from triton import knobs
 from triton.runtime.jit import MockTensor
 
-import vllm
 from helion_kernels.aot.target import TARGETS, pretend
 from vllm.helion.upstream import background, kernel, make, pack, record
 from vllm.helion.upstream.kernel import Kernel
 
-PROGRAM = Path(__file__).with_name("upstream_program.py")
 MODULE = "vllm_kernels_of_a_test"
 SOURCE = """
 import triton
@@ -44,67 +42,6 @@ WARM_UP = Kernel(f"{MODULE}.double", ARGUMENTS, {}, warm_up=True)
 REQUEST = Kernel(f"{MODULE}.double", ARGUMENTS | {"stride": "i32"}, {"num_warps": 1}, warm_up=False)
 
 
-def test_every_recorded_kernel_is_upstreams_and_its_launch_finds_it():
-    tree = Path(vllm.__file__).parents[1]
-    rows = json.loads(_run(str(PROGRAM), str(tree), make.__file__))
-    assert len(rows) == len(kernel.read()) > 30
-    assert [row for row in rows if row[1:] != [True, 1]] == []
-
-
-CHEAP = ("_min_p_kernel", "_gather_block_tables_kernel", "_topk_log_softmax_kernel")
-
-
-@pytest.fixture(scope="module")
-def launches(tmp_path_factory):
-    """Runs upstream_launches.py with a pack: its counts."""
-    if (compiler := shutil.which("gcc")) is None:
-        pytest.skip("Triton's launchers need gcc")
-    folder = tmp_path_factory.mktemp("driver")
-    source = Path(__file__).with_name("fake_libcuda.c")
-    library = folder / "libcuda.so.1"
-    command = [compiler, "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", library, source]
-    subprocess.run(command, check=True)
-
-    def run(packed: Path):
-        settings = {
-            "LD_LIBRARY_PATH": str(folder),
-            "TRITON_LIBCUDA_PATH": str(folder),
-            "TRITON_CACHE_DIR": str(folder / packed.stem),
-        }
-        program = str(Path(__file__).with_name("upstream_launches.py"))
-        return json.loads(_run(program, str(packed), *CHEAP, settings=settings).splitlines()[-1])
-
-    return run
-
-
-def _run(*arguments: str, settings: dict[str, str] | None = None) -> str:
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        env=os.environ | (settings or {}),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def test_upstream_s_launches_find_what_the_pack_has(launches, tmp_path):
-    packed, tree = tmp_path / "packed.zip", Path(vllm.__file__).parents[1]
-    _run(make.__file__, "--tree", str(tree), "--out", str(packed), "--only", *CHEAP)
-    kernels, launched, before, after = launches(packed)
-    assert kernels == launched == 9
-    assert before == [0, True, 0, 0]  # launchers compiled, nothing else, and no module loaded
-    assert after == [0, False, 9, 9]
-
-
-def test_upstream_s_launches_find_what_the_threads_compiled(launches, tmp_path):
-    kernels, launched, before, after = launches(tmp_path / "none.zip")
-    assert (kernels, launched) == (9, 4)
-    assert before == [4, True, 0, 0]
-    assert after == [0, False, 4, 4]
-
-
 def test_nothing_is_recorded_twice():
     seen = [json.dumps([k.function, k.arguments, k.options]) for k in kernel.read()]
     assert len(set(seen)) == len(seen)
@@ -116,7 +53,7 @@ class Engine:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.monkeypatch = folder, monkeypatch
         self.log, self.launchers, self.compilations = Mock(), [], []
-        self.file = folder / "sm_90.zip"
+        self.file = folder / "sm_90.tar.xz"
         from triton.runtime import driver
 
         driver._active.launcher_cls = lambda source, _: self.launchers.append(source)
@@ -152,9 +89,15 @@ class Engine:
 
     def build(self) -> None:
         self.cache("at the build")
-        pack.write(map(make.compile_one, kernel.read()), self.file)
+        self.make(kernel.read())
         self.restart()
         self.cache("at the start")
+
+    def make(self, kernels: list[Kernel]) -> None:
+        # As `make.make` does: line numbers bring the source's path and time.
+        with knobs.compilation.scope():
+            knobs.compilation.disable_line_info = True
+            pack.write(map(make.compile_one, kernels), self.file)
 
     def start(self) -> str:
         """What was said of it."""
@@ -244,11 +187,13 @@ def test_once_the_engine_is_ready_nothing_is_compiled(engine, monkeypatch):
 
 
 def test_damaged_code_is_not_used(engine):
-    with zipfile.ZipFile(engine.file) as archive:
-        contents = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(engine.file, "w") as archive:
+    contents = pack.Pack(engine.file).contents
+    with tarfile.open(engine.file, "w:xz") as archive:
         for name, data in contents.items():
-            archive.writestr(name, data if name == pack.INDEX else data[:-1] + b"?")
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            edited = data if name == pack.INDEX else data[:-1] + b"?"
+            archive.addfile(member, io.BytesIO(edited))
     assert engine.start() == "2 left to upstream"
     assert "is damaged" in repr(engine.log.debug.call_args_list)
     assert not list(engine.folder.glob("at the start/*/*.cubin"))
@@ -277,10 +222,16 @@ def test_data_that_cannot_be_read_stops_nothing(engine, monkeypatch):
     assert background.start() is None
 
 
-def test_packs_are_the_same_wherever_they_are_made(engine):
+@pytest.mark.parametrize("cache", ["at the build", "at another build"])
+def test_packs_are_the_same_wherever_they_are_made(engine, monkeypatch, cache):
+    """Also in an installation elsewhere that has the same Triton, and shares its cache."""
     first = engine.file.read_bytes()
-    engine.cache("at another build")
-    pack.write(map(make.compile_one, reversed(kernel.read())), engine.file)
+    engine.cache(cache)
+    library = Path(triton.__file__).parent / "backends/nvidia/lib/libdevice.10.bc"
+    monkeypatch.setattr(knobs.nvidia, "libdevice_path", shutil.copy(library, engine.folder))
+    time.sleep(1.1)
+    engine.restart()
+    engine.make(kernel.read()[::-1])
     assert engine.file.read_bytes() == first
 
 

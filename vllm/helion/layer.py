@@ -159,7 +159,10 @@ class HelionDecoderLayer:
 
     def _decode_metadata(self, q: torch.Tensor, cache: torch.Tensor) -> Any:
         """FlashAttention's metadata of a step that `paged_attention` may serve; else None."""
-        metadata = get_forward_context().attn_metadata[self.attn.layer_name]
+        of_layers = get_forward_context().attn_metadata
+        if not isinstance(of_layers, dict):  # a dummy run
+            return None
+        metadata = of_layers[self.attn.layer_name]
         serves = (
             graphs.is_decode(metadata)
             and not metadata.use_cascade

@@ -62,10 +62,12 @@ def log(
     from helion_kernels.plan import PLANS
 
     logger.info(
-        "Helion: serving %d decoder layer(s), %s, KV cache written by %s, configs %s\n%s",
+        "Helion: serving %d decoder layer(s), %s, KV cache written by %s, "
+        "attention of decode steps by %s, configs %s\n%s",
         len(layers),
         layers[0].format.name,
         "fused_qk_norm_rope_kv_write" if layers[0].writes_kv else "upstream",
+        "paged_attention" if layers[0].attends else "upstream",
         build.fingerprint(),
         render(HEADER, rows(PLANS)),
     )

@@ -100,11 +100,12 @@ def compile_one(kernel: Any) -> Any:
         kernel.source(function), target=backend.target, options=options.__dict__
     )
     known = json.loads(json.dumps(options.__dict__))
-    place = {"hash", "target", "triton_version", *get_cache_invalidating_env_vars()}
+    # Of what is the same elsewhere, too, Triton's cache may remember another installation's paths.
+    local = {"hash", "target", "triton_version", "extern_libs", *get_cache_invalidating_env_vars()}
     metadata = {
         name: value
         for name, value in json.loads(json.dumps(compiled.metadata._asdict(), default=vars)).items()
-        if name not in place and (name not in known or known[name] != value)
+        if name not in local and (name not in known or known[name] != value)
     }
     identity = pack.identity(kernel, function, backend)
     return pack.Built(identity, compiled.asm["cubin"], metadata)

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Machine code of upstream's kernels: a zip of cubins and what Triton found out compiling them.
+"""Machine code of upstream's kernels: cubins, and what Triton found out compiling them.
+
+A tar.xz, for kernels resemble each other: 173 KB where a zip, which compresses each alone, has 310.
 
 A kernel is named by everything that its code depends on, as Triton hashes it: source with all that
 it calls, specialisation, options, compiler. What was built from anything else is not found.
 """
 
 import hashlib
+import io
 import json
-import zipfile
+import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +19,12 @@ from typing import Any
 from vllm.helion.upstream.kernel import Kernel
 
 INDEX = "index.json"
-_EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def path(capability: tuple[int, int]) -> Path:
     """Where the wheel has the pack of a GPU; an editable install, the checkout."""
     major, minor = capability
-    return Path(__file__).resolve().with_name(f"sm_{major}{minor}.zip")
+    return Path(__file__).resolve().with_name(f"sm_{major}{minor}.tar.xz")
 
 
 @dataclass(frozen=True)
@@ -54,17 +56,20 @@ def write(built: Iterable[Built], file: Path) -> None:
     }
     contents = {digests[each.identity]: each.cubin for each in ordered}
     contents[INDEX] = json.dumps(index, sort_keys=True, indent=1).encode()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+    with tarfile.open(file, "w:xz") as archive:
         for name in sorted(contents):
-            archive.writestr(zipfile.ZipInfo(name, _EPOCH), contents[name], zipfile.ZIP_DEFLATED)
+            member = tarfile.TarInfo(name)
+            member.size = len(contents[name])
+            archive.addfile(member, io.BytesIO(contents[name]))
 
 
 class Pack:
-    """An opened pack. Raises what zipfile and json raise for a damaged one."""
+    """An opened pack. Raises what tarfile, lzma and json raise for a damaged one."""
 
     def __init__(self, file: Path) -> None:
-        with zipfile.ZipFile(file) as archive:
-            self.contents = {name: archive.read(name) for name in archive.namelist()}
+        with tarfile.open(file, "r:xz") as archive:
+            members = {member.name: archive.extractfile(member) for member in archive}
+            self.contents = {name: data.read() for name, data in members.items() if data}
         self.index = json.loads(self.contents[INDEX])
 
     def seed(self, kernel: Kernel, function: Any, backend: Any) -> bool:
