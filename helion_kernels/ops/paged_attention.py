@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from helion_kernels import pdl, split_k
-from helion_kernels.gemm import MULTIPROCESSORS
+from helion_kernels.gemm import MULTIPROCESSORS, SHARED
 from helion_kernels.op import Config, Op, Sample, power_of_2
 
 if TYPE_CHECKING:
@@ -215,15 +215,20 @@ def default_config(dims: Dims, num_tokens: int) -> Config:
 
 
 def space(dims: Dims, num_tokens: int) -> list[Config]:
-    """Splits x least tokens of one x tokens of a tile x warps x stages."""
+    """Splits x least tokens of one x tokens of a tile x warps x stages.
+
+    Keys wait for the block table, so that Triton makes a buffer of every other stage only: 3 stages
+    have one tile on its way, 5 have two.
+    """
     configs = [
         _config(splits, least, tile, warps, stages)
         for splits in (1, 2, 4, 8, 16, 32)
         for least in (64, 128, 256, 512)
         for tile in (32, 64, 128)
         for warps in (2, 4, 8)
-        for stages in (3, 4, 5)
+        for stages in (3, 5, 7, 9)
         if tile <= least and 8 <= tile // warps <= 32 and (splits > 1 or least == 512)
+        if 4 * dims.head_dim * tile * (stages // 2) < SHARED
     ]
     most = max(1, 16 * MULTIPROCESSORS // (num_tokens * dims.num_kv_heads))
     return [c for c in configs if c["block_sizes"][0] <= most and serves(dims, c, num_tokens)]
