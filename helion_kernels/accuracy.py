@@ -35,8 +35,8 @@ UNIT_ROUNDOFF = 2.0**-8 * (1 + 2.0**-8)
 UNDERFLOW = 2.0**-134 * (1 + 2.0**-8)
 """Half the spacing of bf16 below its smallest normal number: there the roundoff is not relative."""
 NOISE = 1e-5
-WEIGHTS = 2.0**-9 * 1.125
-"""Half a step of bf16, and an eighth for the float32 arithmetic before it."""
+WEIGHTS = 2.0**-8 * 1.0625
+"""The unit roundoff of bf16, and a sixteenth for the float32 arithmetic before it."""
 ACCUMULATION = {"cpu": 2.0**-20, "cuda": 2.0**-10}
 
 

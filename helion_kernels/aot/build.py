@@ -87,10 +87,12 @@ def compile_job(job: Job, cache_dir: Path) -> tuple[Kernel, bytes]:
     """The kernel, as if its signature were the pack's first."""
     from triton import knobs
 
-    # Paths and line numbers would make three quarters of the bytes, and differ from place to place.
-    knobs.compilation.disable_line_info = True
     op, config = registry.OPS[job.op], json.loads(job.config)
-    with pretend(TARGETS[job.target]):
+    # A knob is an environment variable, too, which whatever runs afterwards would inherit.
+    with knobs.compilation.scope(), pretend(TARGETS[job.target]):
+        # Paths and line numbers would make three quarters of the bytes, and differ from place to
+        # place.
+        knobs.compilation.disable_line_info = True
         specialised = launch.generate(op, job.dims, config)
         source = _digest(job, specialised)
         if (known := _load(cache_dir / source, describe.signature(op, job.dims))) is not None:
@@ -112,6 +114,7 @@ def _digest(job: Job, specialised: launch.Specialised) -> str:
             job.dims,
             job.config,
             job.target,
+            registry.OPS[job.op].multiples,
             toolchain(),
             _own_sources(),
         ],
