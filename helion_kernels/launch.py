@@ -6,7 +6,8 @@ the host function that Helion generates, with its Triton kernel compiled. Both t
 `Op.kernel_args` makes of the op's arguments.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import helion
 import helion.language
 import torch
+import torch.distributed._symmetric_memory as symmetric_memory
 from helion.language import _decorators as decorators
 from helion.runtime import default_launcher
 from helion.runtime.ref_mode import RefMode
@@ -72,7 +74,8 @@ def generate(op: Op, dims: tuple[Any, ...], config: Config) -> "Specialised":
     Raises helion.exc.InvalidConfig for a config that does not fit the kernel.
     """
     bound = bind(op, tuple(dims), torch.cuda.get_device_capability())
-    function = bound.compile_config(helion.Config(**config), allow_print=False)
+    with _alone():
+        function = bound.compile_config(helion.Config(**config), allow_print=False)
     return Specialised(function, symbolic_args(op, dims))
 
 
@@ -84,10 +87,28 @@ def bind(op: Op, dims: tuple[Any, ...], capability: tuple[int, int]) -> Any:
     ask for the configs of one (op, dims) in a row. capability: of the device that is current.
     """
     kernel = helion.kernel(op.kernel, **_SETTINGS)
-    bound = kernel.bind(symbolic_args(op, dims))
+    with _alone():
+        bound = kernel.bind(symbolic_args(op, dims))
     # Every op's function is called `kernel`: profilers are to tell `_helion_<op>` from another.
     kernel.name = bound.host_function.definition.name = op.name
     return bound
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """No tensor is another rank's memory.
+
+    Where torch.distributed is initialised, as in each of vLLM's workers, Helion asks PyTorch for
+    each tensor; before 2.12, which cannot tell, it takes all for shared, and refuses `pdl`.
+    """
+    if hasattr(symmetric_memory, "is_symm_mem_tensor"):
+        yield
+        return
+    symmetric_memory.is_symm_mem_tensor = lambda tensor: False
+    try:
+        yield
+    finally:
+        del symmetric_memory.is_symm_mem_tensor
 
 
 def symbolic_args(op: Op, dims: tuple[Any, ...]) -> tuple[Any, ...]:

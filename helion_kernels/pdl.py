@@ -18,6 +18,8 @@ Rules, for all kernels here:
 
 from typing import TYPE_CHECKING
 
+import torch
+
 if TYPE_CHECKING:
     import helion.language as hl
 
@@ -30,3 +32,19 @@ def wait() -> None:
 def launch_dependents() -> None:
     """Let the next kernel start, once every program has said so (inlined by Helion)."""
     hl.inline_triton("tl.extra.cuda.gdc_launch_dependents()", args=(), output_like=None)
+
+
+def prefetch(weight: torch.Tensor, rows: torch.Tensor, k: int, begin: int) -> None:
+    """Ask for the first 256 bytes from column begin of each row of weight [N, k] (inlined).
+
+    weight: FP8, rows k apart. Before `wait`, so that they arrive in L2 while the kernel ahead ends.
+    H100, Qwen3-8B: 60 to 89 us of a step of 3.2 to 4.4 ms; 1024 bytes gain less, and one bulk
+    request a row costs (docs/performance-log.md).
+    """
+    hl.inline_triton(
+        "tl.inline_asm_elementwise('prefetch.global.L2 [$1]; mov.u32 $0, 0;', '=r,l', "
+        "[{0} + ({1}[:, None] * {2} + ({3} + tl.arange(0, 2)[None, :] * 128) % {2})], "
+        "dtype=tl.int32, is_pure=False, pack=1)",
+        args=(weight, rows, k, begin),
+        output_like=None,
+    )

@@ -47,13 +47,21 @@ def fits(n: int, k: int, num_tokens: int, block_n: int, part: int) -> bool:
     return small and splits * n * num_tokens <= SIZE - COUNTED
 
 
+def slots(room: int) -> int:
+    """How many parts there is room for; in a trace, where room is a symbol, any number but 1.
+
+    Traced with room for one part, Helion takes a part's offset for 0.
+    """
+    return room if isinstance(room, int) else 2
+
+
 def kernel_args(
     out: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale_a: torch.Tensor,
     scale_b: torch.Tensor, workspace: torch.Tensor,
 ) -> tuple[torch.Tensor, ...]:  # fmt: skip
     """A GEMM's arguments, its workspace as partial sums [parts, N, M] and int32 counters."""
     m, n = out.shape
-    room = (SIZE - COUNTED) // (n * m)
+    room = slots((SIZE - COUNTED) // (n * m))
     partials = workspace.as_strided((room, n, m), (n * m, m, 1), COUNTED)
     arrived = workspace[:COUNTED].view(torch.int32).view(COUNTERS)
     return out, a, b, scale_a, scale_b, partials, arrived

@@ -147,12 +147,12 @@ def kernel_args(
     rows = num_seqs * kv_heads * group
     # Of a configuration that splits there is room (`serves`); others use none of it.
     partials = workspace.as_strided(
-        (ROOM // (rows * head_dim), *q.shape),
+        (split_k.slots(ROOM // (rows * head_dim)), *q.shape),
         (rows * head_dim, kv_heads * group * head_dim, group * head_dim, head_dim, 1),
         split_k.COUNTED,
     )
     sums = workspace.as_strided(
-        (SUMS // rows, num_seqs, kv_heads, group),
+        (split_k.slots(SUMS // rows), num_seqs, kv_heads, group),
         (rows, kv_heads * group, group, 1),
         split_k.SIZE - SUMS,
     )

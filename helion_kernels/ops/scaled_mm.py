@@ -52,8 +52,9 @@ def kernel(
     size_n = hl.register_block_size(16, n)
     size_part = hl.register_block_size(512, 65536)
     splits = (k + size_part - 1) // size_part
-    hl.pdl_wait()
     for tile_m, tile_n, part in hl.tile([m, n, k], block_size=[size_m, size_n, size_part]):
+        pdl.prefetch(weight, torch.clamp(tile_n.index, max=n - 1), k, part.begin)
+        pdl.wait()
         acc = hl.zeros([tile_n, tile_m], dtype=torch.float32)
         for tile_k in hl.tile(part.begin, part.end, block_size=128):
             acc = acc + hl.dot(weight[tile_n, tile_k], tokens[tile_k, tile_m])
@@ -71,6 +72,7 @@ def kernel(
         else:
             scaled = acc * scale_b[tile_n, 0][:, None] * scale_a[tile_m, 0][None, :]
             out[tile_m, tile_n] = scaled.to(out.dtype).transpose(0, 1)
+    hl.pdl_launch_dependents()
 
 
 def reference(

@@ -53,8 +53,9 @@ def kernel(
     size_n = hl.register_block_size(16, 128)
     size_part = hl.register_block_size(512, 65536)
     splits = (k + size_part - 1) // size_part
-    hl.pdl_wait()
     for tile_m, tile_n, part in hl.tile([m, n, k], block_size=[size_m, size_n, size_part]):
+        pdl.prefetch(weight, torch.clamp(tile_n.index, max=n - 1), k, part.begin)
+        pdl.wait()
         acc = hl.zeros([tile_n, tile_m], dtype=torch.float32)
         block, first = tile_n.begin // 128, part.begin // 128
         scale_m, scale_n = scale_a[tile_m, first], scale_b[block, first]
@@ -76,6 +77,7 @@ def kernel(
                 out[tile_m, tile_n] = total.to(out.dtype).transpose(0, 1)
         else:
             out[tile_m, tile_n] = acc.to(out.dtype).transpose(0, 1)
+    hl.pdl_launch_dependents()
 
 
 def reference(

@@ -169,6 +169,7 @@ def main() -> None:
     libdevice.rsqrt = lambda x: 1.0 / tl.sqrt(x)
     libdevice.exp2, libdevice.log2 = lambda x: tl.exp2(x), lambda x: tl.log2(x)
     cuda.gdc_wait = cuda.gdc_launch_dependents = lambda: None
+    tl.inline_asm_elementwise = lambda *args, **options: None
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # What libraries print is no answer.
     for line in sys.stdin:
