@@ -94,6 +94,9 @@ def bind(op: Op, dims: tuple[Any, ...], capability: tuple[int, int]) -> Any:
     return bound
 
 
+_QUESTION = "is_symm_mem_tensor"
+
+
 @contextmanager
 def _alone() -> Iterator[None]:
     """No tensor is another rank's memory.
@@ -101,14 +104,14 @@ def _alone() -> Iterator[None]:
     Where torch.distributed is initialised, as in each of vLLM's workers, Helion asks PyTorch for
     each tensor; before 2.12, which cannot tell, it takes all for shared, and refuses `pdl`.
     """
-    if hasattr(symmetric_memory, "is_symm_mem_tensor"):
+    if hasattr(symmetric_memory, _QUESTION):
         yield
         return
-    symmetric_memory.is_symm_mem_tensor = lambda tensor: False
+    setattr(symmetric_memory, _QUESTION, lambda tensor: False)
     try:
         yield
     finally:
-        del symmetric_memory.is_symm_mem_tensor
+        delattr(symmetric_memory, _QUESTION)
 
 
 def symbolic_args(op: Op, dims: tuple[Any, ...]) -> tuple[Any, ...]:
