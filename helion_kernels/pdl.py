@@ -13,7 +13,8 @@ Rules, for all kernels here:
   writes them must end before a kernel that is launched normally, or that waits before it lets
   others in, as the GEMM ahead does.
 - Kernels between GEMMs let the next one in at their entry, GEMMs after their loop over K: the
-  fastest of the places that were tried (docs/performance-log.md).
+  fastest of the places that were tried (docs/performance-log.md). What GEMMs say again at their
+  exit is for Helion, which looks for it there.
 """
 
 from typing import TYPE_CHECKING
