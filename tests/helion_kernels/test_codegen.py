@@ -136,7 +136,8 @@ def test_every_kernel_waits_and_lets_the_next_one_in(name, compiled):
     ptx = compiled(name, dims, 0).ptx
     waits = len(re.findall(r"griddepcontrol\.wait", ptx))
     assert waits == (2 if name.startswith("fused_qk_norm_rope") else 1)  # one in each of its loops
-    assert re.search(r"griddepcontrol\.launch_dependents", ptx)
+    said = len(re.findall(r"griddepcontrol\.launch_dependents", ptx))
+    assert said == (2 if name in GEMMS else 1)  # at a GEMM's exit once more, for Helion
     assert generate(name, dims, configs(name, dims)[0]).options["launch_pdl"] is True
     # Nothing is written before the wait.
     assert "st.global" not in ptx[: ptx.index("griddepcontrol.wait")]
