@@ -21,7 +21,6 @@ from helion_kernels.qwen3 import MODELS, Sizes
 
 LAYERS = {"0.6b": 28, "1.7b": 28, "4b": 36, "8b": 36, "14b": 40, "32b": 64}
 TIED = ("0.6b", "1.7b", "4b")
-VOCAB = 151936
 QUANTIZATION: dict[str, dict[str, Any]] = {
     "token": {
         "quant_method": "compressed-tensors",
@@ -74,7 +73,7 @@ def config(model: str, layers: int, fp8: str) -> dict[str, Any]:
         "rms_norm_eps": 1e-6,
         "rope_theta": 1000000,
         "max_position_embeddings": 40960,
-        "vocab_size": VOCAB,
+        "vocab_size": sizes.vocab_size,
         "tie_word_embeddings": model in TIED,
         "torch_dtype": "bfloat16",
         "bos_token_id": 151643,
@@ -97,7 +96,7 @@ def quantise(weight: torch.Tensor, fp8: str) -> tuple[torch.Tensor, torch.Tensor
 
 def linears(sizes: Sizes) -> Iterator[tuple[str, int, int]]:
     """(name, N, K) of a layer's linear weights, as checkpoints keep them."""
-    hidden, inner, q, kv, d = sizes
+    hidden, inner, q, kv, d, _ = sizes
     yield from (
         ("self_attn.q_proj", q * d, hidden),
         ("self_attn.k_proj", kv * d, hidden),
@@ -141,7 +140,7 @@ def write(model: str, fp8: str, out: Path, layers: int | None = None, seed: int 
     (out / "config.json").write_text(json.dumps(config(model, layers, fp8), indent=1))
 
     def embedding() -> torch.Tensor:
-        shape = (VOCAB, sizes.hidden_size)
+        shape = (sizes.vocab_size, sizes.hidden_size)
         return torch.randn(shape, generator=generator, device=device, dtype=torch.bfloat16)
 
     weight_map = {}

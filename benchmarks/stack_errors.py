@@ -38,7 +38,7 @@ class Layer(NamedTuple):
 
 
 def make_layer(tails: Tails, sizes: Sizes, block: bool) -> Layer:
-    hidden, inner, q_heads, kv_heads, d = sizes
+    hidden, inner, q_heads, kv_heads, d, _ = sizes
     tensors = {
         f"{PREFIX}input_layernorm.weight": tails.norm_weight(hidden),
         f"{PREFIX}post_attention_layernorm.weight": tails.norm_weight(hidden),
@@ -145,7 +145,7 @@ class Served:
     ) -> torch.Tensor:
         """What the layer adds last; residual, in place, all before it."""
         tensors = {name.removeprefix(PREFIX): value for name, value in layer.tensors.items()}
-        hidden, inner, q_heads, _, d = self.sizes
+        hidden, inner, q_heads, _, d, _ = self.sizes
         m = len(x)
 
         def quantised(call: str, k: int, source: torch.Tensor, *rest: Any) -> Weight:
@@ -191,7 +191,7 @@ class Served:
 
     def _prefill(self, q: torch.Tensor) -> torch.Tensor:
         """The same of the first tokens, float32 inside."""
-        _, _, q_heads, kv_heads, d = self.sizes
+        _, _, q_heads, kv_heads, d, _ = self.sizes
         m = len(q)
         seen = self.cache.flatten(0, 1)[:m].float()
         keys, values = seen.repeat_interleave(q_heads // kv_heads, 1).split(d, dim=-1)

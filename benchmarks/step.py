@@ -65,7 +65,7 @@ class Model:
         self, sizes: Sizes, layers: int, block: bool, num_tokens: int, entries: Entries
     ) -> None:
         self.sizes, self.block, self.m, self.entries = sizes, block, num_tokens, entries
-        hidden, inner, q_heads, kv_heads, d = sizes
+        hidden, inner, q_heads, kv_heads, d, _ = sizes
         self.q, self.kv = q_heads * d, kv_heads * d
         attention = [(self.q + 2 * self.kv, hidden), (hidden, self.q)]
         shapes = [*attention, (2 * inner, hidden), (hidden, inner)]
@@ -110,7 +110,7 @@ class Model:
             out = torch.empty((self.m, len(weight[0])), dtype=torch.bfloat16, device="cuda")
             return call(name, out, x, weight[0].t(), scale, weight[1], self.workspace)
 
-        hidden, inner, *_, d = self.sizes
+        hidden, inner, _, _, d, _ = self.sizes
         x = self.input.clone()
         residual = torch.zeros_like(x)
         sequences = (self.block_table, self.seq_lens, d**-0.5, self.workspace)
@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     sizes, layers = MODELS[args.model], args.layers or LAYERS[args.model]
-    hidden, inner, q_heads, kv_heads, d = sizes
+    hidden, inner, q_heads, kv_heads, d, _ = sizes
     layer_bytes = hidden * (2 * q_heads + 2 * kv_heads) * d + 3 * hidden * inner
     tokens = [int(x) for x in args.tokens.split(",")]
     block = args.format == "block"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sizes of the dense Qwen3 models, and the op calls that one decoder layer makes of them."""
+"""Sizes of the dense Qwen3 models, and the op calls that they make."""
 
 import json
 from pathlib import Path
@@ -14,6 +14,7 @@ class Sizes(NamedTuple):
     num_q_heads: int
     num_kv_heads: int
     head_dim: int = 128
+    vocab_size: int = 151936
 
 
 MODELS = {
@@ -28,6 +29,9 @@ MODELS = {
 BLOCK_SIZE = 16
 """Tokens of a block of the KV cache: vLLM's default with FlashAttention."""
 
+VOCAB_PADDING = 64
+"""vLLM rounds the rows of an lm_head up to a multiple."""
+
 
 def read(checkpoint: str | Path) -> tuple[Sizes, bool]:
     """Sizes of a checkpoint folder, from its config.json, and whether its scales are per block.
@@ -41,7 +45,11 @@ def read(checkpoint: str | Path) -> tuple[Sizes, bool]:
             raise ValueError(f"a {config['model_type']} model; qwen3 is what we serve")
         heads = config["num_attention_heads"], config["num_key_value_heads"]
         sizes = Sizes(
-            config["hidden_size"], config["intermediate_size"], *heads, config.get("head_dim", 128)
+            config["hidden_size"],
+            config["intermediate_size"],
+            *heads,
+            config.get("head_dim", 128),
+            config["vocab_size"],
         )
         quantization = config.get("quantization_config") or {}
         return sizes, bool(quantization.get("weight_block_size"))
@@ -58,7 +66,7 @@ def calls(sizes: Sizes, block: bool, tp: int = 1) -> list[tuple[str, tuple[Any, 
 
     Raises ValueError where the sizes cannot be split over tp ranks.
     """
-    hidden, intermediate, q_heads, kv_heads, head_dim = sizes
+    hidden, intermediate, q_heads, kv_heads, head_dim, _ = sizes
     for name, size in (("intermediate_size", intermediate), ("num_attention_heads", q_heads)):
         if size % tp:
             raise ValueError(f"{name} {size} is not divisible by tensor parallel size {tp}")
@@ -85,13 +93,22 @@ def calls(sizes: Sizes, block: bool, tp: int = 1) -> list[tuple[str, tuple[Any, 
     ]
 
 
-def dims_of(sizes: Sizes, op_name: str) -> list[tuple[Any, ...]]:
-    """The dims with which a decoder layer calls an op, in the order of the layer, each once.
+def lm_head_calls(sizes: Sizes, tp: int = 1) -> list[tuple[str, tuple[Any, ...]]]:
+    """(op, static dims) of an lm_head in FP8, which is per token whatever the layers are."""
+    vocab = -(-sizes.vocab_size // VOCAB_PADDING) * VOCAB_PADDING
+    return [
+        ("dynamic_per_token_scaled_fp8_quant", (sizes.hidden_size,)),
+        ("scaled_mm", (vocab // tp, sizes.hidden_size)),
+    ]
 
-    Raises KeyError for an op that no layer calls.
+
+def dims_of(sizes: Sizes, op_name: str) -> list[tuple[Any, ...]]:
+    """The dims with which a model calls an op, in the order of the layer, each once.
+
+    Raises KeyError for an op that no model calls.
     """
-    both = calls(sizes, block=False) + calls(sizes, block=True)
+    both = calls(sizes, block=False) + calls(sizes, block=True) + lm_head_calls(sizes)
     dims = list(dict.fromkeys(dims for name, dims in both if name == op_name))
     if not dims:
-        raise KeyError(f"{op_name}: no decoder layer of Qwen3 calls this op")
+        raise KeyError(f"{op_name}: Qwen3 does not call this op")
     return dims

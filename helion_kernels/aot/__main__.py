@@ -7,7 +7,7 @@ from pathlib import Path
 
 from helion_kernels.aot.make import cache_folder, make, tuned
 from helion_kernels.aot.target import TARGETS
-from helion_kernels.qwen3 import MODELS, calls
+from helion_kernels.qwen3 import MODELS, calls, lm_head_calls
 from helion_kernels.select import ConfigError
 
 
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
             for model in options.models or tuned(options.target)
             for tp in options.tp
             for block in (False, True)
-            for call in calls(MODELS[model], block, tp)
+            for call in calls(MODELS[model], block, tp) + lm_head_calls(MODELS[model], tp)
         ]
         make(wanted, options.target, options.out, options.cache, options.jobs)
     except (ConfigError, OSError, ValueError) as error:

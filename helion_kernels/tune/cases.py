@@ -23,6 +23,8 @@ Their proportion is what counts, and it is alike on all GPUs with FP8.
 
 RARE = 1 / 32
 """Weight of calls that are not made in every layer."""
+LM_HEAD_ROWS = 1 << 16
+"""An lm_head has more, the largest matrix of a layer 51,200."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ def estimate_us(op: Op, dims: tuple[Any, ...], num_tokens: int) -> float:
 
 
 def _rarity(name: str, dims: tuple[Any, ...]) -> float:
-    """The first norm of the model is the only one without a residual, and the rope kernel leaves
-    the KV cache to upstream only where its layout or type is unusual."""
-    return RARE if name == "fused_qk_norm_rope" or dims[-1] is False else 1.0
+    """The first norm of the model is the only one without a residual, there is one lm_head, in FP8
+    on demand, and the rope kernel leaves the KV cache to upstream only where its layout or type is
+    unusual."""
+    lm_head = name == "scaled_mm" and dims[0] >= LM_HEAD_ROWS
+    return RARE if lm_head or name == "fused_qk_norm_rope" or dims[-1] is False else 1.0

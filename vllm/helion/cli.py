@@ -107,6 +107,9 @@ class HelionSubcommand(CLISubcommand):
         )
         _add_common(add)
         add.add_argument(
+            "--lm-head", action="store_true", help="for VLLM_HELION_FP8_LM_HEAD=1, too"
+        )
+        add.add_argument(
             "--out", type=Path, default=None, metavar="DIR", help="default: where vLLM looks for it"
         )
         return parser
@@ -143,14 +146,15 @@ def status(args: argparse.Namespace) -> None:
         print(f"  {name}={value}  {switches.SWITCHES[name][1]}")
     try:
         name, sizes, block = _model(args.model, args.format)
-        calls = qwen3.calls(sizes, block, args.tensor_parallel_size)
+        tp = args.tensor_parallel_size
+        calls = qwen3.calls(sizes, block, tp)
+        if switches.fp8_lm_head():
+            calls += qwen3.lm_head_calls(sizes, tp)
     except (OSError, ValueError) as error:
         raise SystemExit(f"vllm helion status: {error}") from None
 
     refusal = served.switch_refusal()
-    print(
-        f"{name}, {'block' if block else 'per-token'} FP8, tp {args.tensor_parallel_size}: ", end=""
-    )
+    print(f"{name}, {'block' if block else 'per-token'} FP8, tp {tp}: ", end="")
     if refusal is not None:
         print(f"runs stock: {refusal}")
         return
@@ -186,12 +190,11 @@ def pack(args: argparse.Namespace) -> None:
     try:
         if target not in TARGETS:
             raise ValueError(f"{gpu} is {target}; packs are made for {', '.join(TARGETS)}")
+        tp = args.tensor_parallel_size
         models = [_model(model, args.format) for model in args.model]
-        wanted = [
-            call
-            for _, sizes, block in models
-            for call in qwen3.calls(sizes, block, args.tensor_parallel_size)
-        ]
+        wanted = [call for _, sizes, block in models for call in qwen3.calls(sizes, block, tp)]
+        if args.lm_head:
+            wanted += [call for _, sizes, _ in models for call in qwen3.lm_head_calls(sizes, tp)]
         make(wanted, target, args.out or switches.cache_folder(), gpu=gpu)
     except (OSError, ValueError) as error:
         raise SystemExit(f"vllm helion pack: {error}") from None

@@ -28,7 +28,8 @@ def prepare(worker: "Worker") -> None:
     """Plan and compile; log the table. Raises ConfigError for a config file that is damaged."""
     from vllm.helion import report
 
-    layers = layers_of(worker.model_runner.get_model())
+    model = worker.model_runner.get_model()
+    layers = layers_of(model)
     config = worker.vllm_config
     log = partial(
         report.log,
@@ -44,7 +45,7 @@ def prepare(worker: "Worker") -> None:
             logger.info("Helion: %s runs stock: not a Qwen3 decoder", architecture)
         return
     from helion_kernels import OPS, plan, split_k
-    from vllm.helion import stock, switches
+    from vllm.helion import lm_head, stock, switches
 
     for layer in layers:
         layer.workspace = split_k.shared(worker.device)
@@ -53,6 +54,8 @@ def prepare(worker: "Worker") -> None:
     plan.use_batch_invariance(switches.batch_invariant())
     start = time.perf_counter()
     calls = [call for layer in layers for call in layer.calls]
+    if switches.fp8_lm_head() and (head := lm_head.serve(model, config)) is not None:
+        calls += head.calls
     max_num_tokens = config.scheduler_config.max_num_batched_tokens
     ids = plan.prepare(
         [(OPS[call.op], call.dims) for call in calls],

@@ -17,6 +17,10 @@ SWITCHES = {
         "1",
         "0: decode steps keep upstream's attention, as steps with prompts always do",
     ),
+    "VLLM_HELION_FP8_LM_HEAD": (
+        "0",
+        "1: the lm_head in FP8, half the bytes; logits change a little",
+    ),
     "VLLM_HELION_UE8M0": (
         "0",
         "1: block FP8 weights get scales that are powers of two, as upstream has them for DeepGEMM",
@@ -41,6 +45,11 @@ def pdl() -> bool:
 def attention() -> bool:
     """Whether decode steps run our attention."""
     return _on("VLLM_HELION_ATTENTION")
+
+
+def fp8_lm_head() -> bool:
+    """Whether the lm_head is quantised when it is loaded."""
+    return _on("VLLM_HELION_FP8_LM_HEAD")
 
 
 def ue8m0() -> bool:

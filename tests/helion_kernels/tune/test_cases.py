@@ -110,6 +110,7 @@ CONFIG = {
     "intermediate_size": 12288,
     "num_attention_heads": 32,
     "num_key_value_heads": 8,
+    "vocab_size": 151936,
     "quantization_config": {"weight_block_size": [128, 128]},
 }
 
