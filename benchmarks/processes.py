@@ -43,14 +43,14 @@ class Ended(NamedTuple):
 def add_jobs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jobs",
-        type=_positive,
+        type=positive,
         default=1,
         metavar="N",
         help="engines at a time, on one GPU; 1. Each wants a CPU core or two and some 5 GiB of it",
     )
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: a positive integer")
     return int(text)
