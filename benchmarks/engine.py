@@ -14,15 +14,12 @@ than 1 is faster. The file is written after each process; --resume skips those t
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import arms, breakdown, record, spread
+from benchmarks import arms, breakdown, processes, record, spread
 
 
 def run_arm(
@@ -32,21 +29,9 @@ def run_arm(
 
     What it had measured by then is beside its log, in the form of a run.
     """
-    out = log.with_suffix(".json")
-    # -P: this folder's own modules must not shadow an arm's.
-    command = [sys.executable, "-P", str(Path(__file__).parent / script), *arguments]
-    with log.open("w") as stream:
-        code = subprocess.run(
-            [*command, "--out", str(out)],
-            env={**os.environ, **environment},
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            preexec_fn=arms.die_with_parent,
-        ).returncode
-    if code:
-        print(f"{log.stem} failed ({code}); {arms.tail(log)}", file=sys.stderr)
-        return None
-    return json.loads(out.read_text())
+    process = processes.Process(log, script, arguments, environment)
+    ((_, ended),) = processes.run({log.stem: process})
+    return ended.result
 
 
 def cells(run: dict[str, Any]) -> dict[str, float]:

@@ -26,8 +26,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.quality import Gate, estimate, export, logprobs, make_task, perplexity
+from benchmarks.quality import Gate, export, logprobs, make_task
 from benchmarks.reference import Qwen3
+from benchmarks.verdicts import estimate, perplexity
 from helion_kernels.environment import describe
 
 FORM = "fp8-block"
@@ -49,13 +50,14 @@ def exact_models(gate: Gate) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
 def engines(gate: Gate) -> dict[str, torch.Tensor]:
     """The same of engines, those that ran."""
     folder = export(gate.work, FORM)
-    arms = {
-        "ours": gate.arm("ours", folder, SHAPE, helion=True, VLLM_HELION_UE8M0="0"),
-        "ours-ue8m0": gate.arm("ours-ue8m0", folder, SHAPE, helion=True, VLLM_HELION_UE8M0="1"),
-        # Upstream has no block FP8 for CPUs without AMX.
-        "stock": gate.arm("stock", folder, SHAPE, helion=False) if gate.gpu else None,
+    wanted = {
+        "ours": gate.process("ours", folder, SHAPE, helion=True, VLLM_HELION_UE8M0="0"),
+        "ours-ue8m0": gate.process("ours-ue8m0", folder, SHAPE, helion=True, VLLM_HELION_UE8M0="1"),
     }
-    return {name: torch.tensor(arm["prefill"]).double() for name, arm in arms.items() if arm}
+    if gate.gpu:  # Upstream has no block FP8 for CPUs without AMX.
+        wanted["stock"] = gate.process("stock", folder, SHAPE, helion=False)
+    results = gate.results(wanted)
+    return {name: torch.tensor(result["prefill"]).double() for name, result in results}
 
 
 def records(target: torch.Tensor, found: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
@@ -99,7 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
     table = records(target, found)
     document: dict[str, Any] = {"environment": describe(), "sample": options.sample}
     document |= {"rows": len(target), "tokens": target.numel(), "ppl_bf16": perplexity(target)}
-    document |= {"records": table, "failed_engines": gate.failed}
+    document |= {"records": table, "failed_engines": [log.stem for log in gate.failed]}
     options.out.write_text(json.dumps(document, indent=1) + "\n")
     print(f"bf16 in float64 {perplexity(target):7.4f}", f"{'model':<14} {'ppl':>9} {'distance':>9}"
           f" {'further':>9}", *map(line, table), sep="\n")  # fmt: skip
