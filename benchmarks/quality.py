@@ -7,17 +7,19 @@
     python -m benchmarks.quality --out quality.json --sample   # a CPU: a few rows of the text
 
 Log-probabilities of text that the model was not trained on, computed in every shape of batch:
-prefill, whole and in chunks; decode, token by token, forced; as CUDA graphs and eagerly. Each
-engine is a process of its own; a format and shape is compared, and the file written, as soon as its
-engines have ended. Exit status 1 if an engine fails or if, in any shape, where a row of text is one
-observation and Z standard errors are the doubt:
+prefill, whole and in chunks; decode, token by token, forced; as CUDA graphs and eagerly; and of
+an engine's own greedy continuations. Engines are processes of their own; on a GPU each side has two
+for a shape, as forcing tokens takes vLLM's older model runner. A format and shape is compared, and
+the file written, as soon as its engines have ended. Exit status 1 if an engine fails or if, in any
+shape, where a row of text is one observation and Z standard errors are the doubt:
 
 - perplexity: ours differs from stock's by more than 0.1 %, or by an amount that is not known to
   that precision (`unclear`: more text is needed; passes with --sample). Where stock cannot run,
   the float64 reference takes its place;
 - distance: ours is further from the float64 reference than stock is (mean |difference| of a
   token's log-probability), beyond doubt;
-- greedy: continuations part where the reference does not see a near tie.
+- greedy: continuations part where the reference does not see a near tie, or ours is further from
+  what the reference makes of its own than stock is of its own.
 """
 
 import argparse
@@ -25,6 +27,7 @@ import json
 import math
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,7 +39,7 @@ from benchmarks import processes, record, small_engines
 from benchmarks.processes import Key, Process
 from benchmarks.reference import Qwen3
 from benchmarks.small_engines import SHAPES
-from benchmarks.verdicts import MARGIN, Task, Z, compare, perplexity
+from benchmarks.verdicts import MARGIN, Task, Z, compare, logprobs, perplexity
 from helion_kernels.environment import describe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,23 +58,16 @@ def make_task(sample: bool) -> Task:
     return Task(held_out, 128, [row[:64] for row in held_out[:32]], 64)
 
 
-def logprobs(reference: Qwen3, rows: list[list[int]]) -> torch.Tensor:
-    """[rows, tokens - 1], on the CPU: of each token of a row but the first."""
-    found = []
-    for row in rows:
-        follow = torch.tensor(row[1:], device=reference.embedding.device).unsqueeze(1)
-        found.append(reference.logits(row)[:-1].log_softmax(-1).gather(1, follow).squeeze(1).cpu())
-    return torch.stack(found)
-
-
 def line(record: dict[str, Any]) -> str:
     start = f"{record['format']:<10} {record['shape']:<13} {record['pass']:<8}"
     if record["pass"] == "greedy":
         gap = max((parting["gap"] for parting in record["parted"]), default=0.0)
         same = record["continuations"] - len(record["parted"])
+        distances = [record.get("distance_stock", math.nan), record["distance_ours"]]
         return (
             f"{start} {same} of {record['continuations']} as {record['against']}; largest gap where"
-            f" they part {gap:.3f}, near tie below {record['near_tie']:.3f}  {record['verdict']}"
+            f" they part {gap:.3f}, near tie below {record['near_tie']:.3f};"
+            f" {' '.join(f'{x:9.5f}' for x in distances)}  {record['verdict']}"
         )
     difference = record["log_ppl_difference"]
     numbers = [record["ppl_float64"], record.get("ppl_stock", math.nan), record["ppl_ours"]]
@@ -95,6 +91,8 @@ class Gate:
     def __init__(self, task: Task, work: Path) -> None:
         self.task, self.work = task, work
         self.gpu = torch.cuda.is_available()
+        self.device = "cuda" if self.gpu else "cpu"
+        """Of the reference."""
         self.failed: list[Path] = []
         """Logs of engines."""
         self._exact: dict[Path, tuple[Qwen3, torch.Tensor]] = {}
@@ -107,10 +105,21 @@ class Gate:
         # Upstream has no block FP8 for CPUs without AMX.
         return ("ours", "stock") if self.gpu or form == "fp8-token" else ("ours",)
 
+    def passes(self, form: str) -> list[str]:
+        """Of each engine of a side."""
+        if form == "bf16":
+            return ["prefill"]
+        return ["prefill greedy", "decode"] if self.gpu else ["prefill greedy decode"]
+
+    def suffix(self, form: str, passes: str) -> list[str]:
+        """What tells an engine from the others of its side."""
+        return passes.split()[:1] if len(self.passes(form)) > 1 else []
+
     def process(
-        self, name: str, folder: Path, shape: str, helion: bool, **switches: str
+        self, name: str, folder: Path, shape: str, helion: bool, passes: str, **switches: str
     ) -> Process:
         arguments = ["--model", str(folder), "--task", str(self.work / "task.json")]
+        arguments += ["--passes", *passes.split()]
         arguments += ["--engine-args", json.dumps(small_engines.options(shape, self.gpu))]
         environment = {"VLLM_HELION": str(int(helion)), **switches}
         environment |= {} if self.gpu else small_engines.CPU_ENVIRONMENT
@@ -129,18 +138,24 @@ class Gate:
         """A document's new entries, for each pair as soon as its engines have ended."""
         folders = {form: export(self.work, form) for form, _ in pairs}
         wanted = {
-            (form, shape, side): self.process(
-                f"{form}-{shape}-{side}", folders[form], shape, side == "ours"
+            (form, shape, side, passes): self.process(
+                "-".join([form, shape, side, *self.suffix(form, passes)]),
+                folders[form],
+                shape,
+                side == "ours",
+                passes,
             )
             for form, shape in pairs
             for side in self.sides(form)
+            for passes in self.passes(form)
         }
-        found: dict[Pair, dict[str, Any]] = {}
-        for (form, shape, side), result in self.results(wanted, jobs):
-            of_pair = found.setdefault((form, shape), {})
-            of_pair[side] = result
-            if len(of_pair) == len(self.sides(form)):
-                yield self.entries(form, shape, of_pair, folders[form])
+        left = Counter((form, shape) for form, shape, *_ in wanted)
+        found: dict[Pair, dict[str, Any]] = {pair: {} for pair in left}
+        for (form, shape, side, _), result in self.results(wanted, jobs):
+            found[form, shape].setdefault(side, {}).update(result)
+            left[form, shape] -= 1
+            if not left[form, shape]:
+                yield self.entries(form, shape, found[form, shape], folders[form])
 
     def entries(
         self, form: str, shape: str, results: dict[str, Any], folder: Path
@@ -155,7 +170,7 @@ class Gate:
     def exact(self, folder: Path) -> tuple[Qwen3, torch.Tensor]:
         """The float64 model and what it makes of the task's rows: once for all shapes."""
         if folder not in self._exact:
-            reference = Qwen3(folder, exact=True, device="cuda" if self.gpu else "cpu")
+            reference = Qwen3(folder, exact=True, device=self.device)
             self._exact[folder] = reference, logprobs(reference, self.task.rows)
         return self._exact[folder]
 

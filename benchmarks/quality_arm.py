@@ -17,6 +17,8 @@ os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the class below 
 from vllm import LLM, SamplingParams
 from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
 
+PASSES = ("prefill", "decode", "greedy")
+
 
 class Forced(AdapterLogitsProcessor):
     """Samples the tokens that a request brings; vLLM reports log-probabilities from before it."""
@@ -76,33 +78,47 @@ def decode(llm: LLM, rows: list[list[int]], start: int) -> list[list[float]]:
     return found
 
 
-def greedy(llm: LLM, rows: list[list[int]], tokens: int) -> list[list[int]]:
-    params = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True, detokenize=False)
-    outputs = llm.generate(prompts(rows), params, use_tqdm=False)
-    return [list(output.outputs[0].token_ids) for output in outputs]
+def greedy(llm: LLM, rows: list[list[int]], tokens: int) -> dict[str, list[list[Any]]]:
+    """The tokens that follow, and their log-probabilities."""
+    params = SamplingParams(
+        temperature=0.0, max_tokens=tokens, ignore_eos=True, logprobs=0, detokenize=False
+    )
+    outputs = [out.outputs[0] for out in llm.generate(prompts(rows), params, use_tqdm=False)]
+    return {
+        "greedy": [list(out.token_ids) for out in outputs],
+        "greedy_logprobs": [
+            [given[token].logprob for token, given in zip(out.token_ids, out.logprobs, strict=True)]
+            for out in outputs
+        ],
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", required=True)
     parser.add_argument("--task", type=Path, required=True, help="rows, start, prompts, tokens")
+    parser.add_argument("--passes", nargs="+", choices=PASSES, default=list(PASSES))
     parser.add_argument("--engine-args", required=True, help="JSON")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     task = json.loads(args.task.read_text())
+    # A processor of logits takes Qwen3 to vLLM's first model runner: no other pass has one.
+    forced = {"logits_processors": [Forced]} if "decode" in args.passes else {}
     llm = LLM(
         args.model,
         skip_tokenizer_init=True,
         enable_prefix_caching=False,
-        logits_processors=[Forced],
         seed=0,
+        **forced,
         **json.loads(args.engine_args),
     )
-    result = {
-        "prefill": prefill(llm, task["rows"]),
-        "decode": decode(llm, task["rows"], task["start"]),
-        "greedy": greedy(llm, task["prompts"], task["tokens"]),
-    }
+    result: dict[str, Any] = {}
+    if "prefill" in args.passes:
+        result["prefill"] = prefill(llm, task["rows"])
+    if "decode" in args.passes:
+        result["decode"] = decode(llm, task["rows"], task["start"])
+    if "greedy" in args.passes:
+        result |= greedy(llm, task["prompts"], task["tokens"])
     args.out.write_text(json.dumps(result))
 
 

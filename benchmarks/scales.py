@@ -26,9 +26,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.quality import Gate, export, logprobs, make_task
+from benchmarks.quality import Gate, export, make_task
 from benchmarks.reference import Qwen3
-from benchmarks.verdicts import estimate, perplexity
+from benchmarks.verdicts import estimate, logprobs, perplexity
 from helion_kernels.environment import describe
 
 FORM = "fp8-block"
@@ -51,11 +51,13 @@ def engines(gate: Gate) -> dict[str, torch.Tensor]:
     """The same of engines, those that ran."""
     folder = export(gate.work, FORM)
     wanted = {
-        "ours": gate.process("ours", folder, SHAPE, helion=True, VLLM_HELION_UE8M0="0"),
-        "ours-ue8m0": gate.process("ours-ue8m0", folder, SHAPE, helion=True, VLLM_HELION_UE8M0="1"),
+        "ours": gate.process("ours", folder, SHAPE, True, "prefill", VLLM_HELION_UE8M0="0"),
+        "ours-ue8m0": gate.process(
+            "ours-ue8m0", folder, SHAPE, True, "prefill", VLLM_HELION_UE8M0="1"
+        ),
     }
     if gate.gpu:  # Upstream has no block FP8 for CPUs without AMX.
-        wanted["stock"] = gate.process("stock", folder, SHAPE, helion=False)
+        wanted["stock"] = gate.process("stock", folder, SHAPE, False, "prefill")
     results = gate.results(wanted)
     return {name: torch.tensor(result["prefill"]).double() for name, result in results}
 

@@ -71,6 +71,25 @@ def partings(
             yield {"prompt": index, "at": at, "ours": a[at], "other": b[at], "gap": gap}
 
 
+def logprobs(reference: Qwen3, rows: list[list[int]]) -> torch.Tensor:
+    """[rows, tokens - 1], on the CPU: of each token of a row but the first."""
+    found = []
+    for row in rows:
+        follow = torch.tensor(row[1:], device=reference.embedding.device).unsqueeze(1)
+        found.append(reference.logits(row)[:-1].log_softmax(-1).gather(1, follow).squeeze(1).cpu())
+    return torch.stack(found)
+
+
+def own_distances(arm: dict[str, Any], prompts: list[list[int]], reference: Qwen3) -> torch.Tensor:
+    """[prompts, tokens]: of the log-probabilities of an engine's continuations from the exact."""
+    rows = [prompt + tokens for prompt, tokens in zip(prompts, arm["greedy"], strict=True)]
+    exact = [
+        logprobs(reference, [row])[0, len(prompt) - 1 :]
+        for row, prompt in zip(rows, prompts, strict=True)
+    ]
+    return (torch.tensor(arm["greedy_logprobs"]).double() - torch.stack(exact).double()).abs()
+
+
 def compare(
     arm: dict[str, Any],
     stock: dict[str, Any] | None,
@@ -102,15 +121,20 @@ def compare(
     tie = 2 * float(torch.cat(errors).quantile(TAIL))
     other = stock["greedy"] if stock else [reference.greedy(p, task.tokens) for p in task.prompts]
     parted = list(partings(arm["greedy"], other, task.prompts, reference))
+    record = {
+        "pass": "greedy",
+        "against": "stock" if stock else "float64",
+        "continuations": len(task.prompts),
+        "parted": parted,
+        "near_tie": tie,
+    }
     verdict = "fail" if any(parting["gap"] > tie for parting in parted) else "pass"
-    records.append(
-        {
-            "pass": "greedy",
-            "against": "stock" if stock else "float64",
-            "continuations": len(task.prompts),
-            "parted": parted,
-            "near_tie": tie,
-            "verdict": verdict,
-        }
-    )
-    return records
+    ours = own_distances(arm, task.prompts, reference)
+    record["distance_ours"] = float(ours.mean())
+    if stock is not None:
+        theirs = own_distances(stock, task.prompts, reference)
+        record["distance_stock"] = float(theirs.mean())
+        distance, further = no_further(ours, theirs, torch.zeros_like(ours))
+        record |= {"further": further._asdict(), "verdict_distance": distance}
+        verdict = "fail" if "fail" in (verdict, distance) else verdict
+    return [*records, record | {"verdict": verdict}]

@@ -12,13 +12,15 @@ from benchmarks import processes, quality, verdicts
 from benchmarks.reference import Qwen3
 
 ROWS = [[5, 17, 33, 2, 9, 41, 8, 7], [6, 3, 3, 90, 12, 4, 71, 20]]
+NAMED = ("--model", "--engine-args")
 TASK = verdicts.Task(ROWS, 5, [row[:4] for row in ROWS], 2)
 
 
 @pytest.fixture
 def engines(monkeypatch, tmp_path):
     """Engines that compute in float64; those named in `failing` fail, in `wrong` are off."""
-    seen = argparse.Namespace(made=[], options={}, environment={}, failing=set(), wrong=set())
+    seen = argparse.Namespace(made=[], options={}, environment={}, failing=set())
+    seen.wrong, seen.wrong_decoding, seen.passes = set(), set(), {}
     seen.out = tmp_path / "quality.json"
     exact = {}
 
@@ -26,21 +28,31 @@ def engines(monkeypatch, tmp_path):
         if folder not in exact:
             reference = Qwen3(folder, exact=True)
             greedy = [reference.greedy(prompt, TASK.tokens) for prompt in TASK.prompts]
-            exact[folder] = quality.logprobs(reference, ROWS), greedy
-        prefill, greedy = exact[folder]
+            rows = [prompt + tokens for prompt, tokens in zip(TASK.prompts, greedy, strict=True)]
+            own = verdicts.logprobs(reference, rows)[:, -TASK.tokens :]
+            exact[folder] = verdicts.logprobs(reference, ROWS), greedy, own
+        prefill, greedy, own = exact[folder]
         prefill = prefill - 0.1 * (name in seen.wrong)
-        found = {"prefill": prefill, "decode": prefill[:, TASK.start - 1 :]}
+        own = own - 0.1 * (name in seen.wrong_decoding)
+        found = {"prefill": prefill, "decode": prefill[:, TASK.start - 1 :], "greedy_logprobs": own}
         return {"greedy": greedy, **{key: each.tolist() for key, each in found.items()}}
 
     def run(wanted, jobs):
         seen.jobs = jobs
         for key, process in reversed(wanted.items()):
-            name, of = process.log.stem, dict(zip(*[iter(process.arguments)] * 2, strict=True))
+            name = process.log.stem
             seen.made.append(name)
+            at = process.arguments.index("--passes") + 1
+            ends = process.arguments.index("--engine-args")
+            seen.passes[name] = process.arguments[at:ends]
+            of = {key: process.arguments[process.arguments.index(key) + 1] for key in NAMED}
             seen.options[name] = json.loads(of["--engine-args"])
             seen.environment[name] = process.environment
             failed = name in seen.failing
             found = None if failed else result(name, Path(of["--model"]))
+            if found is not None:
+                keep = [each for each in found if each.split("_")[0] in seen.passes[name]]
+                found = {each: found[each] for each in keep}
             yield key, processes.Ended(process, found, 1.0)
             seen.written = json.loads(seen.out.read_text()) if seen.out.exists() else None
 
@@ -141,3 +153,23 @@ def test_engines_that_share_a_gpu_do_not_measure_its_memory():
     assert options["kv_cache_memory_bytes"] > 0
     assert options["gpu_memory_utilization"] < 0.1
     assert "enforce_eager" not in options
+
+
+def test_decoding_further_from_float64_than_stock_fails(engines, tmp_path, capsys):
+    engines.wrong_decoding.add("fp8-token-whole-ours")
+    assert gate(engines, tmp_path, "--shape", "whole", "--no-bf16") == 1
+    out = capsys.readouterr().out
+    assert "fail: fp8-token whole greedy" in out
+    assert "fail: fp8-token whole prefill" not in out
+
+
+def test_on_a_gpu_the_engine_that_forces_tokens_does_nothing_else(engines, tmp_path):
+    sides = quality.Gate(TASK, tmp_path)
+    sides.gpu = True
+    found = {}
+    for entries in sides.run([("fp8-token", "whole")], 1):
+        found |= entries
+    assert len(engines.made) == 4
+    passes = sorted(tuple(each) for each in engines.passes.values())
+    assert passes == [("decode",), ("decode",), ("prefill", "greedy"), ("prefill", "greedy")]
+    assert {each["verdict"] for each in found["records"]} <= {"pass", "unclear"}
