@@ -3,7 +3,7 @@
 
 Their block sizes are tokens, N and a part of K (`split_k`). Along K they go in steps of STEP:
 the group of block FP8, and what a tensor core may sum at once. Unrolled twice, an iteration moves
-two steps, each summed on its own.
+two steps, each summed on its own; with grouped scales it does so as the kernel is written.
 """
 
 from typing import Any
@@ -25,38 +25,54 @@ def default_config(n: int, k: int, num_tokens: int, grouped: bool = False) -> Co
     Up to 64: tiles of 64 weight rows, the least of a WGMMA. H100, cold L2, 16 tokens: where they
     are fewer than the multiprocessors each streams alone and wants its shared memory full (4096 x
     4096: 8.94 us with six stages of 20 KiB, 9.64 with four); else three share it (24576 x 4096:
-    37.0). Grouped: a group is a chain of copy, WGMMA and scaling (0.35 us) that one program cannot
-    overlap, so that K is split until three programs share a multiprocessor (4096 x 12288: 23 us in
-    six parts, 33 in one). Beyond 64: 128 x 128 tiles on two warpgroups.
+    37.0). Beyond 64: 128 x 128 tiles on two warpgroups.
     """
+    if grouped:
+        return _grouped_config(n, k, num_tokens)
     if num_tokens <= 64:
-        block_m = 16 if num_tokens <= 16 else 32
-        tiles = -(-n // 64)
-        splits = 3 * MULTIPROCESSORS // (tiles * -(-num_tokens // block_m)) if grouped else 1
-        stages = 6 if tiles <= MULTIPROCESSORS and not grouped else 3
-        return _config(block_m, 64, _part(k, splits), 4, stages, unroll=2)
+        stages = 6 if -(-n // 64) <= MULTIPROCESSORS else 3
+        return _config(16 if num_tokens <= 16 else 32, 64, split_k.WHOLE, 4, stages, unroll=2)
     block_m, warps = (64, 4) if num_tokens <= 256 else (128, 8)
     return _config(block_m, block_m, split_k.WHOLE, warps, 4)
 
 
-def space(n: int, k: int, num_tokens: int) -> list[Config]:
+def _grouped_config(n: int, k: int, num_tokens: int) -> Config:
+    """Groups are a chain of copies, WGMMAs and scaling that one program cannot overlap.
+
+    So three share a multiprocessor, by parts of K where tiles are too few (H100, 4096 x 12288, 16
+    tokens: 21 us in six parts, 33 in one). From 33 tokens on they are the rows of a WGMMA, 64 at
+    least, and N is cut finer.
+    """
+    if num_tokens <= 64:
+        block_m, block_n = (16, 64) if num_tokens <= 16 else (32, 64)
+        if num_tokens > 32:
+            block_m, block_n = 64, 32
+        splits = 3 * MULTIPROCESSORS // -(-n // block_n)
+        return _config(block_m, block_n, _part(k, splits), 4, 3)
+    block, warps = (64, 4) if num_tokens <= 256 else (128, 8)
+    return _config(block, block, split_k.WHOLE, warps, 3)
+
+
+def space(n: int, k: int, num_tokens: int, grouped: bool = False) -> list[Config]:
     """Tiles x parts of K x warps x stages x unrolling that fit in shared memory."""
     wanted = min(128, max(16, power_of_2(num_tokens)))
+    most = 256 if num_tokens > 128 else max(wanted, 64 if grouped else 0)
     tiles = [
         (block_m, block_n, warps)
         for block_m in (16, 32, 64, 128, 256)
-        for block_n in (64, 128)
+        # Tokens as the rows of a WGMMA leave N free to be cut finer.
+        for block_n in ((32, 64, 128) if grouped and block_m >= 64 else (64, 128))
         for warps in (4, 8)
-        if wanted // 2 <= block_m <= (256 if num_tokens > 128 else wanted)
-        and 4 <= block_m * block_n // (32 * warps) <= 128
+        if wanted // 2 <= block_m <= most and 4 <= block_m * block_n // (32 * warps) <= 128
     ]
+    pairs = grouped and k % (2 * STEP) == 0
     return [
         _config(block_m, block_n, part, warps, stages, unroll)
         for block_m, block_n, warps in tiles
         for part in _parts(n, k, num_tokens, block_m, block_n)
-        for unroll in (1, 2)
-        for stages in (3, 4, 5, 6, 8, 10, 12)
-        if (block_m + block_n) * STEP * unroll * stages <= SHARED
+        for unroll in ((1,) if pairs else (1, 2))
+        for stages in ((2, 3, 4, 5, 6) if pairs else (3, 4, 5, 6, 8, 10, 12))
+        if (block_m + block_n) * STEP * (2 if pairs else unroll) * stages <= SHARED
     ]
 
 

@@ -20,7 +20,7 @@ from helion.language import _decorators as decorators
 from helion.runtime import default_launcher
 from helion.runtime.ref_mode import RefMode
 
-from helion_kernels import pdl
+from helion_kernels import pdl, split_k
 from helion_kernels.op import Config, Op
 from helion_kernels.registry import OPS
 from helion_kernels.sample import Symbolic
@@ -30,12 +30,14 @@ Launcher = Callable[..., None]
 for _op in OPS.values():
     # Importing Helion takes seconds: the kernels' files leave it to whoever compiles.
     _op.kernel.__globals__["hl"] = helion.language
-pdl.hl = helion.language  # type: ignore[attr-defined]
+for _module in (pdl, split_k):
+    _module.hl = helion.language  # type: ignore[attr-defined]
 
 
 @decorators.ref(helion.language.inline_triton)
 def _nothing(triton_source: str, args: Any, output_like: Any) -> None:
-    """What `pdl` writes in Triton orders launches: nothing in Helion's interpreter."""
+    """What is written in Triton orders launches or joins parts: nothing in Helion's interpreter,
+    which does not split."""
 
 
 def _dot(a: torch.Tensor, b: torch.Tensor, acc: Any = None, out_dtype: Any = None) -> Any:
@@ -73,24 +75,28 @@ def generate(op: Op, dims: tuple[Any, ...], config: Config) -> "Specialised":
 
     Raises helion.exc.InvalidConfig for a config that does not fit the kernel.
     """
-    bound = bind(op, tuple(dims), torch.cuda.get_device_capability())
+    kernel = op.kernel_for(config) if op.kernel_for else op.kernel
+    bound = bind(op, kernel, tuple(dims), torch.cuda.get_device_capability())
     with _alone():
         function = bound.compile_config(helion.Config(**config), allow_print=False)
     return Specialised(function, symbolic_args(op, dims))
 
 
 @lru_cache(maxsize=1)
-def bind(op: Op, dims: tuple[Any, ...], capability: tuple[int, int]) -> Any:
-    """Helion's analysis of op at dims.
+def bind(
+    op: Op, kernel: Callable[..., None], dims: tuple[Any, ...], capability: tuple[int, int]
+) -> Any:
+    """Helion's analysis of a kernel of op at dims.
 
     It takes some ten times as long as generating code from it, and serves every config: callers
     ask for the configs of one (op, dims) in a row. capability: of the device that is current.
     """
-    kernel = helion.kernel(op.kernel, **_SETTINGS)
+    more = {} if op.index_dtype is None else {"index_dtype": op.index_dtype}
+    helion_kernel = helion.kernel(kernel, **_SETTINGS, **more)
     with _alone():
-        bound = kernel.bind(symbolic_args(op, dims))
-    # Every op's function is called `kernel`: profilers are to tell `_helion_<op>` from another.
-    kernel.name = bound.host_function.definition.name = op.name
+        bound = helion_kernel.bind(symbolic_args(op, dims))
+    # Profilers are to tell `_helion_<op>` from another, whatever its function is called.
+    helion_kernel.name = bound.host_function.definition.name = op.name
     return bound
 
 

@@ -85,6 +85,10 @@ class Op:
     """Whether a config may serve up to num_tokens."""
     multiples: tuple[tuple[str, int], ...] = ()
     """(argument, what its strides but those of 1 are multiples of): `kernel_args` divides them."""
+    kernel_for: Callable[[Config], Callable[..., None]] | None = None
+    """Which of several kernels, all of `kernel`'s arguments, a config is for; default: `kernel`."""
+    index_dtype: torch.dtype | None = None
+    """What the kernels compute addresses in, where it is not what Helion takes by itself."""
     most_tokens: int | None = None
     """Beyond which no layer calls the op often enough to tune or time it."""
 

@@ -7,8 +7,12 @@ the work on each is a long chain: block FP8 at up to 64 tokens (docs/performance
 """
 
 from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    import helion.language as hl
 
 MAX_TOKENS = 64
 """Configs that split serve no more: their partial sums would fill the workspace."""
@@ -65,3 +69,26 @@ def kernel_args(
     partials = workspace.as_strided((room, n, m), (n * m, m, 1), COUNTED)
     arrived = workspace[:COUNTED].view(torch.int32).view(COUNTERS)
     return out, a, b, scale_a, scale_b, partials, arrived
+
+
+def join(
+    acc: torch.Tensor,
+    partials: torch.Tensor,
+    offsets: torch.Tensor,
+    mask: torch.Tensor,
+    k: int,
+    part: int,
+) -> torch.Tensor:
+    """The sum of a tile's parts in their order, like acc (inlined by Helion).
+
+    All loads are in flight at once: what Helion makes of a loop has a barrier before each, some
+    0.3 us a part on an H100.
+    """
+    return hl.inline_triton(
+        "joined = tl.zeros_like({0})\n"
+        "for number in tl.static_range(({5} + {6} - 1) // {6}):\n"
+        "    joined += tl.load({1} + number * {2} + {3}, mask={4}, other=0.0)\n"
+        "joined",
+        args=(acc, partials, partials.stride(0), offsets, mask, k, part),
+        output_like=acc,
+    )

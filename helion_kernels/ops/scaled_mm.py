@@ -64,9 +64,9 @@ def kernel(
             before = hl.atomic_add(arrived, [tile_m.id, tile_n.id], 1, sem="acq_rel")
             if before == splits - 1:
                 arrived[tile_m.id, tile_n.id] = 0
-                total = hl.zeros([tile_n, tile_m], dtype=torch.float32)
-                for i in hl.grid(splits):
-                    total = total + partials[i, tile_n, tile_m]
+                place = tile_n.index[:, None] * m + tile_m.index[None, :]
+                inside = (tile_n.index < n)[:, None] & (tile_m.index < m)[None, :]
+                total = split_k.join(acc, partials, place, inside, k, size_part)
                 scaled = total * scale_b[tile_n, 0][:, None] * scale_a[tile_m, 0][None, :]
                 out[tile_m, tile_n] = scaled.to(out.dtype).transpose(0, 1)
         else:

@@ -34,8 +34,8 @@ def sanitizer() -> str | None:
 
 def watch(program: str, tool: str, name: str) -> Result:
     command = [program, "--tool", tool, *TOOLS[tool], "--error-exitcode", str(FOUND)]
-    # Not the compilers that Triton calls.
-    command += ["--target-processes", "application-only"]
+    # In a virtual environment Python may start another Python, which alone would not be watched.
+    command += ["--target-processes", "all"]
     ours = [str(ROOT), str(HERE), str(HERE.with_name("helion_kernels"))]
     path = os.pathsep.join([*ours, os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
