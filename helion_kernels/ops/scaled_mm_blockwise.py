@@ -112,7 +112,8 @@ def tokens_as_rows(
     n = b.size(1)
     hl.specialize((k, n))
     weight, groups = b.t(), k // 128
-    partials = partials.view(partials.size(0), m, n)
+    # No view: that compares the sizes, and a trace whose num_tokens happens to be n fixes it.
+    partials = partials.as_strided((partials.size(0), m, n), (n * m, n, 1))
     size_m = hl.register_block_size(16, m)
     # At most 128 rows of weights, aligned: they share one scale per group.
     size_n = hl.register_block_size(16, 128)

@@ -38,6 +38,17 @@ def test_right_at_every_tile_size(name, triton):
         assert triton.ask("random", name, SMALL[name], num_tokens, config) == [], config
 
 
+@pytest.mark.parametrize("num_tokens", [1, 19, 37, 64, 130])
+def test_groups_in_pairs_in_parts_and_whole(num_tokens, triton):
+    """SMALL has an odd number of groups, which go one by one."""
+    op, dims = OPS["scaled_mm_blockwise"], (200, 1280)
+    rule = op.default_config(op.dims(*dims), num_tokens)
+    for part in (split_k.MIN_PART, split_k.WHOLE):
+        if num_tokens <= split_k.MAX_TOKENS or part == split_k.WHOLE:
+            config = rule | {"block_sizes": [*rule["block_sizes"][:2], part]}
+            assert triton.ask("random", op.name, dims, num_tokens, config) == [], config
+
+
 @pytest.mark.parametrize("name", OPS)
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
