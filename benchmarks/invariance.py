@@ -32,11 +32,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file
 
-from benchmarks import processes, record, small_engines
+from benchmarks import processes, record, small_engines, texts
 from benchmarks.processes import Process
-from benchmarks.quality import FORMATS, MODEL, export
+from benchmarks.quality import FORMATS, export
 from benchmarks.small_engines import SHAPES
 from helion_kernels.environment import describe
 
@@ -75,7 +74,7 @@ Mix = list[tuple[int, int]]
 
 def make_prompts(chance: random.Random, size: Size) -> list[list[int]]:
     """Pieces of held-out text of every length: half as many of 200 tokens and more as of 20."""
-    text = load_file(MODEL / "heldout.safetensors")["tokens"].flatten().tolist()
+    text = [token for row in texts.read().rows for token in row]
     lengths = [round(size.longest ** chance.random()) for _ in range(size.prompts - 1)]
     starts = [chance.randrange(len(text) - size.longest) for _ in range(size.prompts)]
     return [text[a : a + n] for a, n in zip(starts, [size.longest, *lengths], strict=True)]

@@ -5,6 +5,7 @@
     python -m benchmarks.quality --out quality.json --jobs 4   # ... four engines at a time
     python -m benchmarks.quality --out quality.json --resume   # what is not in the file yet
     python -m benchmarks.quality --out quality.json --sample   # a CPU: a few rows of the text
+    python -m benchmarks.quality --out more.json --text FILE   # more text, for less doubt
 
 Log-probabilities of text that the model was not trained on, computed in every shape of batch:
 prefill, whole and in chunks; decode, token by token, forced; as CUDA graphs and eagerly; and of
@@ -14,8 +15,8 @@ the file written, as soon as its engines have ended. Exit status 1 if an engine 
 shape, where a row of text is one observation and Z standard errors are the doubt:
 
 - perplexity: ours differs from stock's by more than 0.1 %, or by an amount that is not known to
-  that precision (`unclear`: more text is needed; passes with --sample). Where stock cannot run,
-  the float64 reference takes its place;
+  that precision (`unclear`: more text is needed, which examples/tiny_qwen3/more_text.py makes;
+  passes with --sample). Where stock cannot run, the float64 reference takes its place;
 - distance: ours is further from the float64 reference than stock is (mean |difference| of a
   token's log-probability), beyond doubt;
 - greedy: continuations part where the reference does not see a near tie, or ours is further from
@@ -33,9 +34,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
-from benchmarks import processes, record, small_engines
+from benchmarks import processes, record, small_engines, texts
 from benchmarks.processes import Key, Process
 from benchmarks.reference import Qwen3
 from benchmarks.small_engines import SHAPES
@@ -44,18 +44,17 @@ from helion_kernels.environment import describe
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "examples/tiny_qwen3"))
-from export import MODEL, export  # type: ignore[import-not-found]  # noqa: E402
+from export import export  # type: ignore[import-not-found]  # noqa: E402
 
 FORMATS = ("fp8-token", "fp8-block")
 Pair = tuple[str, str]
 """Format, shape."""
 
 
-def make_task(sample: bool) -> Task:
-    held_out = load_file(MODEL / "heldout.safetensors")["tokens"].tolist()
+def make_task(rows: list[list[int]], sample: bool) -> Task:
     if sample:
-        return Task([row[:32] for row in held_out[:12]], 24, [row[:24] for row in held_out[:4]], 8)
-    return Task(held_out, 128, [row[:64] for row in held_out[:32]], 64)
+        return Task([row[:32] for row in rows[:12]], 24, [row[:24] for row in rows[:4]], 8)
+    return Task(rows, 128, [row[:64] for row in rows[:32]], 64)
 
 
 def line(record: dict[str, Any]) -> str:
@@ -155,7 +154,8 @@ class Gate:
             found[form, shape].setdefault(side, {}).update(result)
             left[form, shape] -= 1
             if not left[form, shape]:
-                yield self.entries(form, shape, found[form, shape], folders[form])
+                results = found.pop((form, shape))  # large, of much text
+                yield self.entries(form, shape, results, folders[form])
 
     def entries(
         self, form: str, shape: str, results: dict[str, Any], folder: Path
@@ -175,10 +175,11 @@ class Gate:
         return self._exact[folder]
 
 
-def begin(options: argparse.Namespace) -> dict[str, Any]:
+def begin(options: argparse.Namespace, text: texts.Text) -> dict[str, Any]:
     """The document to fill: a new one, or that of `--out` to be continued. Raises ValueError."""
     environment = describe()
-    settings = {"gpu": environment["gpu"], "sample": options.sample, "margin": MARGIN, "z": Z}
+    settings = {"gpu": environment["gpu"], "text": text.record, "sample": options.sample}
+    settings |= {"margin": MARGIN, "z": Z}
     document = record.resume(options.out, settings) if options.resume else None
     if document is None:
         return {"environment": environment, **settings, "records": []}
@@ -207,17 +208,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--shape", choices=SHAPES, action="append", help="default: all")
     parser.add_argument("--sample", action="store_true", help="a few rows: `unclear` passes")
     parser.add_argument("--no-bf16", action="store_true", help="leave out the bf16 model")
+    parser.add_argument(
+        "--text",
+        type=Path,
+        default=texts.HELD_OUT,
+        metavar="FILE",
+        help="safetensors with tokens [rows, 512]; default: the repository's, 128 rows",
+    )
+    parser.add_argument("--rows", type=int, metavar="N", help="only the first N rows of the text")
     processes.add_jobs(parser)
     parser.add_argument("--work", type=Path, help="for checkpoints and logs; default: temporary")
     options = parser.parse_args(arguments)
     try:
-        document = begin(options)
+        text = texts.read(options.text, options.rows)
+        document = begin(options, text)
     except ValueError as error:
         print(error)
         return 2
     work = (options.work or Path(tempfile.mkdtemp(prefix="quality-"))).resolve()
-    gate = Gate(make_task(options.sample), work)
-    print(f"{len(gate.task.rows)} rows; logs and checkpoints: {work}", flush=True)
+    gate = Gate(make_task(text.rows, options.sample), work)
+    print(f"{len(gate.task.rows)} rows of {text.name}; logs and checkpoints: {work}", flush=True)
     print(HEAD, *map(line, document["records"]), sep="\n", flush=True)
     for entries in gate.run(pending(options, gate.gpu, document), options.jobs):
         found = entries.pop("records", [])

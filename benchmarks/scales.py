@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import texts
 from benchmarks.quality import Gate, export, make_task
 from benchmarks.reference import Qwen3
 from benchmarks.verdicts import estimate, logprobs, perplexity
@@ -96,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, help="for checkpoints and logs; default: temporary")
     options = parser.parse_args(arguments)
     work = options.work or Path(tempfile.mkdtemp(prefix="scales-"))
-    gate = Gate(make_task(options.sample), work.resolve())
+    gate = Gate(make_task(texts.read().rows, options.sample), work.resolve())
     target, found = exact_models(gate)
     if not options.no_engines:
         found |= engines(gate)

@@ -80,7 +80,7 @@ def fetch(pins: str, folder: Path) -> list[Path]:
         found = hashlib.sha256(wheel.read_bytes()).hexdigest()
         if found != sha256:
             sys.exit(
-                f"corpus.py: {wheel} has sha256 {found}, packages.txt says {sha256}: delete it, "
+                f"corpus.py: {wheel} has sha256 {found}, its pin says {sha256}: delete it, "
                 "and look at where your pip fetches from"
             )
         wheels.append(wheel)
@@ -116,8 +116,12 @@ def paragraphs(docstring: str) -> Iterator[str]:
             indentation = depth
 
 
-def definitions(wheel: Path) -> Iterator[Definition]:
-    """What a wheel documents, in the order of its files, but for tests and private names."""
+def definitions(wheel: Path, titles: dict[str, str] = TITLES) -> Iterator[Definition]:
+    """What a wheel documents, in the order of its files, but for tests and private names.
+
+    ``titles`` names the folders to read. Raises SystemExit with one line for newer syntax than this
+    Python's: to leave a file out would give another text.
+    """
 
     def walk(node: ast.AST, package: str, name: str) -> Iterator[Definition]:
         if docstring := ast.get_docstring(node):  # type: ignore[arg-type]
@@ -131,13 +135,17 @@ def definitions(wheel: Path) -> Iterator[Definition]:
     with zipfile.ZipFile(wheel) as archive:
         for file in sorted(archive.namelist()):
             package = file.split("/")[0]
-            if not file.endswith(".py") or package not in TITLES or "/tests/" in file:
+            if not file.endswith(".py") or package not in titles or "/tests/" in file:
                 continue
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # invalid escapes in strings that are not ours
-                tree = ast.parse(archive.read(file))
+                try:
+                    tree = ast.parse(archive.read(file))
+                except SyntaxError as error:
+                    version = ".".join(map(str, sys.version_info[:2]))
+                    sys.exit(f"corpus.py: Python {version} cannot read {file}, 3.12 can: {error}")
             module = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-            yield from walk(tree, TITLES[package], module)
+            yield from walk(tree, titles[package], module)
 
 
 def chats(definition: Definition) -> Iterator[str]:
@@ -150,11 +158,18 @@ def chats(definition: Definition) -> Iterator[str]:
         yield (f"{IM_START}user\n{question}{IM_END}\n{IM_START}assistant\n{answer}{IM_END}\n")
 
 
-def texts(wheels: list[Path]) -> tuple[list[str], list[str]]:
-    """Documents to train on and documents held out; no paragraph is in two of them."""
+def document(package: str, name: str, found: list[str]) -> str:
+    return f"{package}: {name}\n\n" + "\n\n".join(found) + "\n"
+
+
+def texts(wheels: list[Path], seen: set[str] | None = None) -> tuple[list[str], list[str]]:
+    """Documents to train on and documents held out; no paragraph is in two of them.
+
+    ``seen``: to be filled with all paragraphs.
+    """
     train: list[str] = []
     held_out: list[str] = []
-    seen: set[str] = set()
+    seen = set() if seen is None else seen
     unseen: set[str] = set()  # held out, so no answer either
     asked: set[tuple[str, str]] = set()
     for wheel in wheels:
@@ -163,13 +178,12 @@ def texts(wheels: list[Path]) -> tuple[list[str], list[str]]:
             package, name, _, found = definition
             new = [text for text in found if text not in seen]
             seen.update(new)
-            document = f"{package}: {name}\n\n" + "\n\n".join(new) + "\n"
             key = hashlib.sha256(f"{package} {name}".encode()).digest()
             if key[0] * 256 + key[1] < 65536 // HELD_OUT_ONE_IN:
-                held_out += [document] if new else []
+                held_out += [document(package, name, new)] if new else []
                 unseen.update(new)
                 continue
-            train += [document] if new else []
+            train += [document(package, name, new)] if new else []
             if not found or not found[0].endswith(".") or found[0] in unseen:
                 continue
             if (package, name) not in asked:

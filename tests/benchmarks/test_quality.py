@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from benchmarks import processes, quality, verdicts
+from benchmarks import processes, quality, texts, verdicts
 from benchmarks.reference import Qwen3
 
 ROWS = [[5, 17, 33, 2, 9, 41, 8, 7], [6, 3, 3, 90, 12, 4, 71, 20]]
@@ -57,7 +58,12 @@ def engines(monkeypatch, tmp_path):
             seen.written = json.loads(seen.out.read_text()) if seen.out.exists() else None
 
     monkeypatch.setattr(processes, "run", run)
-    monkeypatch.setattr(quality, "make_task", lambda sample: TASK)
+
+    def make_task(rows, sample):
+        seen.rows = len(rows)
+        return TASK
+
+    monkeypatch.setattr(quality, "make_task", make_task)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     return seen
 
@@ -110,6 +116,47 @@ def test_another_run_is_not_continued(engines, tmp_path, capsys):
     assert gate(engines, tmp_path, *arguments) == 0
     assert gate(engines, tmp_path, *arguments, "--sample") == 2
     assert "whose sample is False" in capsys.readouterr().out
+
+
+def make_text(path: Path, tokenizer: str | None = None) -> Path:
+    """The published rows twice."""
+    tokens = load_file(texts.HELD_OUT)["tokens"].repeat(2, 1)
+    digest = texts.digest(texts.EXAMPLE / "model/tokenizer.json")
+    save_file({"tokens": tokens}, path, {"tokenizer": tokenizer or digest})
+    return path
+
+
+def test_a_document_says_of_which_text_it_is_and_is_not_continued_with_another(
+    engines, tmp_path, capsys
+):
+    arguments = ("--shape", "whole", "--no-bf16")
+    assert gate(engines, tmp_path, *arguments) == 0
+    text = json.loads(engines.out.read_text())["text"]
+    assert text == {"name": "heldout.safetensors", "rows": 128, "sha256": text["sha256"]}
+    assert engines.rows == 128
+
+    more = ("--text", str(make_text(tmp_path / "more.safetensors")))
+    engines.made.clear()
+    assert gate(engines, tmp_path, *arguments, *more, "--resume") == 2
+    assert "whose text is" in capsys.readouterr().out
+    assert engines.made == []
+
+    assert gate(engines, tmp_path, *arguments, *more) == 0
+    other = json.loads(engines.out.read_text())["text"]
+    assert (other["name"], other["rows"], engines.rows) == ("more.safetensors", 256, 256)
+    assert other["sha256"] == texts.digest(tmp_path / "more.safetensors") != text["sha256"]
+    assert gate(engines, tmp_path, *arguments, *more, "--resume") == 0
+    assert gate(engines, tmp_path, *arguments, *more, "--rows", "200", "--resume") == 2
+    assert gate(engines, tmp_path, *arguments, *more, "--rows", "200") == 0
+    assert json.loads(engines.out.read_text())["text"] == other | {"rows": 200}
+
+
+def test_text_of_another_tokenizer_starts_no_engine(engines, tmp_path, capsys):
+    text = make_text(tmp_path / "more.safetensors", tokenizer="another")
+    assert gate(engines, tmp_path, "--text", str(text)) == 2
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert engines.made == []
+    assert not engines.out.exists()
 
 
 def test_a_failed_engine_names_its_log_and_is_tried_again(engines, tmp_path, capsys):

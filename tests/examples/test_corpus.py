@@ -112,3 +112,19 @@ def test_what_is_held_out_is_not_trained_on(tmp_path: Path) -> None:
     for document in held_out:
         sentence = document.split("\n\n")[1].strip()
         assert not any(sentence in text for text in train)
+
+
+def test_syntax_that_this_python_does_not_know_is_refused_in_one_line(tmp_path: Path) -> None:
+    """A file less would be another text."""
+    with pytest.raises(SystemExit) as error:
+        list(corpus.definitions(make_wheel(tmp_path, SOURCE + "\ntype type type")))
+    message = str(error.value)
+    assert len(message.splitlines()) == 1
+    assert "numpy/things.py" in message and "3.12 can" in message
+
+
+def test_all_paragraphs_are_seen(tmp_path: Path) -> None:
+    seen: set[str] = set()
+    train, held_out = corpus.texts([make_wheel(tmp_path)], seen)
+    assert "A thing that can be sorted." in seen
+    assert all(any(each in text for text in train + held_out) for each in seen)
