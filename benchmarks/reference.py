@@ -26,6 +26,7 @@ from safetensors.torch import load_file
 FP8_MAX = 448.0
 MIN_TOKEN_SCALE = 1.0 / (FP8_MAX * 512.0)
 MIN_GROUP_AMAX = 1e-10
+MIN_HEAD_AMAX = 1e-4
 GROUP = 128
 
 
@@ -179,6 +180,7 @@ class Qwen3(Decoder):
         exact: bool = False,
         device: str | torch.device = "cpu",
         ue8m0: bool = False,
+        fp8_lm_head: bool = False,
     ) -> None:
         config = json.loads((folder / "config.json").read_text("utf-8"))
         tensors = {
@@ -199,7 +201,14 @@ class Qwen3(Decoder):
         self.layers: int = config["num_hidden_layers"]
         self.embedding = tensors["model.embed_tokens.weight"].to(self.dtype)
         tied = config["tie_word_embeddings"]
-        self.head = self.embedding if tied else tensors["lm_head.weight"].to(self.dtype)
+        head = self.embedding if tied else tensors["lm_head.weight"].to(self.dtype)
+        quantised = {"lm_head.weight": head}
+        if fp8_lm_head:
+            scale = head.abs().amax(1, keepdim=True).clamp(min=MIN_HEAD_AMAX) / FP8_MAX
+            scale = scale.float()  # as an engine keeps it
+            values = (head / scale).to(torch.float8_e4m3fn)
+            quantised = {"lm_head.weight": values, "lm_head.weight_scale": scale}
+        self.head = Linear(quantised, "lm_head", self.dtype, unrounded)
 
     @torch.inference_mode()
     def logits(self, tokens: list[int]) -> torch.Tensor:
@@ -207,7 +216,7 @@ class Qwen3(Decoder):
         x = self.embedding[tokens]
         for layer in range(self.layers):
             x = self.layer(x, layer)
-        return self.round(self.norm(x, "model.norm")) @ self.head.t()
+        return self.head(self.round(self.norm(x, "model.norm")))
 
     def greedy(self, prompt: list[int], count: int) -> list[int]:
         """The ``count`` best tokens after ``prompt``, one by one."""

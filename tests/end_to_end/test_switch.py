@@ -6,11 +6,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 from export import export
 from greedy import assert_greedy
 from server import VLLM, Server, environment
 
 from benchmarks.reference import Qwen3
+from benchmarks.verdicts import logprobs
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -66,3 +68,25 @@ def test_the_switch_gives_stock(workplace: Path) -> None:
         )["choices"][0]
         assert "Helion: serving" not in server.log()
     assert_greedy(Qwen3(folder), choice["prompt_token_ids"], choice["token_ids"])
+
+
+def test_an_lm_head_in_fp8(workplace: Path) -> None:
+    folder = export(workplace, "fp8-token")
+    with Server(folder, workplace / "lm-head.log", VLLM_HELION_FP8_LM_HEAD="1") as server:
+        answer = server.post(
+            "/v1/completions",
+            prompt="NumPy: argsort",
+            max_tokens=8,
+            temperature=0,
+            logprobs=1,
+            return_token_ids=True,
+        )["choices"][0]
+        assert "Helion: lm_head in FP8" in server.log()
+        # vocab_size, hidden_size: a product that no layer has
+        assert "n=4096, k=256" in server.log()
+    reference = Qwen3(folder, fp8_lm_head=True)
+    prompt, tokens = answer["prompt_token_ids"], answer["token_ids"]
+    assert_greedy(reference, prompt, tokens)
+    (exact,) = logprobs(reference, [prompt + tokens])
+    served = torch.tensor(answer["logprobs"]["token_logprobs"])
+    assert float((served - exact[-len(tokens) :]).abs().mean()) < 0.2
