@@ -52,7 +52,7 @@ def _documents(
     folder: Path, kind: str, of_form: Callable[[dict[str, Any]], bool], say: Say
 ) -> dict[str, dict[str, Any]]:
     found = {}
-    for path in sorted(folder.glob(f"{kind}-*.json")):
+    for path in sorted(folder.glob(f"{kind}-*.json"), key=lambda path: path.stem):
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
