@@ -75,14 +75,13 @@ def generate(op: Op, dims: tuple[Any, ...], config: Config) -> "Specialised":
 
     Raises helion.exc.InvalidConfig for a config that does not fit the kernel.
     """
-    kernel = op.kernel_for(config) if op.kernel_for else op.kernel
-    bound = bind(op, kernel, tuple(dims), torch.cuda.get_device_capability())
+    bound = bind(op, op.kernel_of(config), tuple(dims), torch.cuda.get_device_capability())
     with _alone():
         function = bound.compile_config(helion.Config(**config), allow_print=False)
     return Specialised(function, symbolic_args(op, dims))
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)  # an op has two kernels at most
 def bind(
     op: Op, kernel: Callable[..., None], dims: tuple[Any, ...], capability: tuple[int, int]
 ) -> Any:

@@ -92,6 +92,10 @@ class Op:
     most_tokens: int | None = None
     """Beyond which no layer calls the op often enough to tune or time it."""
 
+    def kernel_of(self, config: Config) -> Callable[..., None]:
+        """The kernel that a config is for."""
+        return self.kernel_for(config) if self.kernel_for else self.kernel
+
     @cached_property
     def arguments(self) -> list[torch.Argument]:
         """The schema's arguments without `plan`."""

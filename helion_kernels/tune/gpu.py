@@ -53,9 +53,10 @@ def _end_with_parent() -> None:
 def compile_config(op_name: str, dims: tuple[Any, ...], config: Config, target: Target) -> str:
     """The generated source; its machine code is in Triton's cache afterwards."""
     with pretend(target):
-        bound = launch.bind(OPS[op_name], dims, target.capability)
+        op = OPS[op_name]
+        bound = launch.bind(op, op.kernel_of(config), dims, target.capability)
         source: str = bound.to_triton_code(helion.Config(**config))
-        _specialise(OPS[op_name], dims, source).compile()
+        _specialise(op, dims, source).compile()
     return source
 
 

@@ -72,7 +72,8 @@ def test_tune_without_a_gpu(cache, monkeypatch, capsys):
 
 def test_tune_of_a_checkpoint(cache, monkeypatch, capsys):
     config = {"model_type": "qwen3", "hidden_size": 1024, "intermediate_size": 3072,
-              "num_attention_heads": 16, "num_key_value_heads": 8}  # fmt: skip
+              "num_attention_heads": 16, "num_key_value_heads": 8,
+                  "vocab_size": 151936}  # fmt: skip
     (cache / "config.json").write_text(json.dumps(config))
     args = parse(monkeypatch, "tune", "--model", str(cache), "--tokens", "1", "--dry-run")
     with pytest.raises(SystemExit) as caught:
