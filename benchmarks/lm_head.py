@@ -18,21 +18,24 @@ import torch
 
 from benchmarks import texts
 from benchmarks.quality import FORMATS, export, make_task
-from benchmarks.reference import Qwen3
+from benchmarks.reference import Linear, Qwen3
 from benchmarks.scales import line, records
-from benchmarks.verdicts import perplexity
+from benchmarks.verdicts import logprobs, of_row, perplexity
 from helion_kernels.environment import describe
 
 
-def predictions(model: Qwen3, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities of the rows' tokens but the first, and the best tokens: [rows, tokens]."""
-    found, best = [], []
+def predictions(
+    model: Qwen3, heads: list[Linear], rows: list[list[int]]
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """By lm_head: log-probabilities of the rows' tokens but the first, and the best tokens, both
+    [rows, tokens - 1]. The layers before it run once for all."""
+    found: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in heads]
     for row in rows:
-        logits = model.logits(row)[:-1]
-        follow = torch.tensor(row[1:], device=logits.device).unsqueeze(1)
-        found.append(logits.log_softmax(-1).gather(1, follow).squeeze(1).cpu())
-        best.append(logits.argmax(-1).cpu())
-    return torch.stack(found), torch.stack(best)
+        hidden = model.hidden(row)
+        for head, of_head in zip(heads, found, strict=True):
+            logits = head(hidden)
+            of_head.append((of_row(logits, row), logits[:-1].argmax(-1).cpu()))
+    return [(torch.stack([p for p, _ in of]), torch.stack([b for _, b in of])) for of in found]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,17 +51,16 @@ def main(arguments: list[str] | None = None) -> int:
     work = (options.work or Path(tempfile.mkdtemp(prefix="lm-head-"))).resolve()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows = make_task(texts.read().rows, options.sample).rows
-    target, _ = predictions(Qwen3(export(work, "bf16"), exact=True, device=device), rows)
+    target = logprobs(Qwen3(export(work, "bf16"), exact=True, device=device), rows)
     document: dict[str, Any] = {"environment": describe(), "sample": options.sample}
     document |= {"rows": len(rows), "tokens": target.numel(), "ppl_bf16": perplexity(target)}
     document["records"] = []
     print(f"bf16 in float64 {perplexity(target):7.4f}", flush=True)
     for form in FORMATS:
         folder = export(work, form)
-        kept, best = predictions(Qwen3(folder, exact=True, device=device), rows)
-        quantised, best_too = predictions(
-            Qwen3(folder, exact=True, device=device, fp8_lm_head=True), rows
-        )
+        model = Qwen3(folder, exact=True, device=device)
+        fp8 = Qwen3(folder, exact=True, device=device, fp8_lm_head=True)
+        (kept, best), (quantised, best_too) = predictions(model, [model.head, fp8.head], rows)
         same = float((best == best_too).double().mean())
         for record in records(target, {"float64": kept, "float64-fp8-lm-head": quantised}):
             document["records"].append({"format": form, **record})

@@ -211,12 +211,17 @@ class Qwen3(Decoder):
         self.head = Linear(quantised, "lm_head", self.dtype, unrounded)
 
     @torch.inference_mode()
-    def logits(self, tokens: list[int]) -> torch.Tensor:
-        """Logits [tokens, vocabulary]: row i is what comes after token i."""
+    def hidden(self, tokens: list[int]) -> torch.Tensor:
+        """The lm_head's input [tokens, hidden]."""
         x = self.embedding[tokens]
         for layer in range(self.layers):
             x = self.layer(x, layer)
-        return self.head(self.round(self.norm(x, "model.norm")))
+        return self.round(self.norm(x, "model.norm"))
+
+    @torch.inference_mode()
+    def logits(self, tokens: list[int]) -> torch.Tensor:
+        """Logits [tokens, vocabulary]: row i is what comes after token i."""
+        return self.head(self.hidden(tokens))
 
     def greedy(self, prompt: list[int], count: int) -> list[int]:
         """The ``count`` best tokens after ``prompt``, one by one."""

@@ -71,13 +71,15 @@ def partings(
             yield {"prompt": index, "at": at, "ours": a[at], "other": b[at], "gap": gap}
 
 
+def of_row(logits: torch.Tensor, row: list[int]) -> torch.Tensor:
+    """Log-probabilities [tokens - 1], on the CPU: of each token of a row but the first."""
+    follow = torch.tensor(row[1:], device=logits.device).unsqueeze(1)
+    return logits[:-1].log_softmax(-1).gather(1, follow).squeeze(1).cpu()
+
+
 def logprobs(reference: Qwen3, rows: list[list[int]]) -> torch.Tensor:
-    """[rows, tokens - 1], on the CPU: of each token of a row but the first."""
-    found = []
-    for row in rows:
-        follow = torch.tensor(row[1:], device=reference.embedding.device).unsqueeze(1)
-        found.append(reference.logits(row)[:-1].log_softmax(-1).gather(1, follow).squeeze(1).cpu())
-    return torch.stack(found)
+    """`of_row` of each: [rows, tokens - 1]."""
+    return torch.stack([of_row(reference.logits(row), row) for row in rows])
 
 
 def own_distances(arm: dict[str, Any], prompts: list[list[int]], reference: Qwen3) -> torch.Tensor:

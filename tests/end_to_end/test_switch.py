@@ -4,6 +4,7 @@
 import subprocess
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,17 +56,20 @@ def test_status_says_that_the_switch_is_off(workplace: Path) -> None:
     assert "runs stock: VLLM_HELION=0" in status(export(workplace, "fp8-token"), VLLM_HELION="0")
 
 
+def greedy(server: Server, **more: Any) -> dict[str, Any]:
+    """The choice of a greedy completion, with its tokens."""
+    request = {"prompt": "NumPy: argsort", "max_tokens": 8, "temperature": 0} | more
+    choice: dict[str, Any] = server.post("/v1/completions", return_token_ids=True, **request)[
+        "choices"
+    ][0]
+    return choice
+
+
 def test_the_switch_gives_stock(workplace: Path) -> None:
     """Per-token FP8 only: upstream has no block FP8 for a CPU without AMX."""
     folder = export(workplace, "fp8-token")
     with Server(folder, workplace / "stock.log", VLLM_HELION="0") as server:
-        choice = server.post(
-            "/v1/completions",
-            prompt="NumPy: argsort",
-            max_tokens=8,
-            temperature=0,
-            return_token_ids=True,
-        )["choices"][0]
+        choice = greedy(server)
         assert "Helion: serving" not in server.log()
     assert_greedy(Qwen3(folder), choice["prompt_token_ids"], choice["token_ids"])
 
@@ -73,14 +77,7 @@ def test_the_switch_gives_stock(workplace: Path) -> None:
 def test_an_lm_head_in_fp8(workplace: Path) -> None:
     folder = export(workplace, "fp8-token")
     with Server(folder, workplace / "lm-head.log", VLLM_HELION_FP8_LM_HEAD="1") as server:
-        answer = server.post(
-            "/v1/completions",
-            prompt="NumPy: argsort",
-            max_tokens=8,
-            temperature=0,
-            logprobs=1,
-            return_token_ids=True,
-        )["choices"][0]
+        answer = greedy(server, logprobs=1)
         assert "Helion: lm_head in FP8" in server.log()
         # vocab_size, hidden_size: a product that no layer has
         assert "n=4096, k=256" in server.log()
