@@ -7,8 +7,8 @@
     python -m benchmarks.invariance --out again.json --seed 1234                # that of a failure
 
 Engines, each a process of its own, differ in how they batch: whole prompts or chunks of 96 tokens,
-64 sequences at a time or 4, CUDA graphs or not. Each runs every prompt alone, then in mixes: all of
-them shuffled, then random ones, some twice, of random lengths, so that sequences come and go and
+256 sequences at a time or 4, CUDA graphs or not. Each runs every prompt alone, then in mixes: all
+of them shuffled, then random ones, some twice, of random lengths, so that sequences come and go and
 one's decode step meets another's prompt. A prompt's own log-probabilities, the tokens that follow
 it, greedily, and theirs must have the very bits that the first engine gives it alone. Exit status 1
 if one differs, or an engine fails.
@@ -42,6 +42,9 @@ from helion_kernels.environment import describe
 SWITCH = "VLLM_BATCH_INVARIANT"
 Result = dict[str, list[Any]]
 """Of a prompt: its own log-probabilities ("prompt"), the "tokens" after it and their "logprobs"."""
+
+
+FEW = {"max_num_seqs": 4}
 
 
 class Size(NamedTuple):
@@ -176,7 +179,9 @@ class Check:
             (work / f"task-{shape}.json").write_text(json.dumps(task))
 
     def process(self, engine: Engine, folder: Path) -> Process:
-        options = small_engines.options(engine.shape, self.gpu) | self.options.engine_args
+        options = small_engines.options(engine.shape, self.gpu)
+        options |= FEW if "chunked" in engine.shape else {}
+        options |= self.options.engine_args
         arguments = ["--model", str(folder), "--engine-args", json.dumps(options)]
         arguments += ["--task", str(self.work / f"task-{engine.shape}.json")]
         environment = {} if self.gpu else small_engines.CPU_ENVIRONMENT

@@ -28,15 +28,14 @@ class Forced(AdapterLogitsProcessor):
 
     def new_req_logits_processor(self, params: SamplingParams) -> Any:
         forced = (params.extra_args or {}).get("forced")
-        if forced is None:
-            return None
+        return None if forced is None else lambda output, _: forced[len(output)]
 
-        def force(output: list[int], logits: torch.Tensor) -> torch.Tensor:
-            only = torch.full_like(logits, -torch.inf)
-            only[forced[len(output)]] = 0.0
-            return only
-
-        return force
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        """In one launch: a few for each sequence leave engines that share a GPU 50 ms a step."""
+        if self.req_info:
+            tokens = [token_of(logits) for token_of in self.req_info.values()]
+            logits[list(self.req_info), tokens] = torch.inf
+        return logits
 
 
 def prompts(rows: list[list[int]]) -> list[dict[str, list[int]]]:

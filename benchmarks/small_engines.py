@@ -10,10 +10,10 @@ or ends meanwhile. The share must be free when an engine starts, and bounds noth
 CPU = {"enforce_eager": True}
 CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "TORCHDYNAMO_DISABLE": "1"}
 SHAPES: dict[str, dict[str, Any]] = {
-    "whole": {"max_num_batched_tokens": 8192, "max_num_seqs": 64},
-    "chunked": {"max_num_batched_tokens": 96, "max_num_seqs": 4},
-    "whole-eager": {"max_num_batched_tokens": 8192, "max_num_seqs": 64, "enforce_eager": True},
-    "chunked-eager": {"max_num_batched_tokens": 96, "max_num_seqs": 4, "enforce_eager": True},
+    "whole": {"max_num_batched_tokens": 8192, "max_num_seqs": 256},
+    "chunked": {"max_num_batched_tokens": 96, "max_num_seqs": 64},
+    "whole-eager": {"max_num_batched_tokens": 8192, "max_num_seqs": 256, "enforce_eager": True},
+    "chunked-eager": {"max_num_batched_tokens": 96, "max_num_seqs": 64, "enforce_eager": True},
 }
 
 

@@ -67,7 +67,7 @@ def expect(op: Op, args: tuple[Any, ...]) -> Expected:
     """Run op's reference on a copy of args."""
     copies = list(fresh_outputs(op, args))
     for i in op.outputs:
-        # A residual is read again after it was rounded: it keeps its type.
+        # A residual must be right to the bit: it keeps its type.
         if copies[i] is not None and not _residual(op, i):
             copies[i] = copies[i].double()
     op.reference(*copies)

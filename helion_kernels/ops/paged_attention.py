@@ -58,6 +58,7 @@ def kernel(
     stride_block: int,
     stride_head: int,
     stride_slot: int,
+    stride_table: int,
     block_table: torch.Tensor,
     seq_lens: torch.Tensor,
     softmax_scale: float,
@@ -71,54 +72,122 @@ def kernel(
     splits = hl.register_block_size(1, 64)
     least = hl.register_block_size(64, 4096)
     size_t = hl.register_block_size(16, 128)
+    ranked = hl.register_block_size(1, 256)
+    ahead = hl.register_block_size(8, 1024)
     hl.pdl_launch_dependents()
-    for seq, head, split in hl.grid([num_seqs, kv_heads, splits]):
+    for head, place, behind in hl.grid([kv_heads, num_seqs, splits]):
+        split = splits - 1 - behind
+        seq = longest_first(place, seq_lens, num_seqs, ranked)
         length = seq_lens[seq]
-        split_evenly = length > splits * least
-        part = torch.where(split_evenly, (length + splits - 1) // splits, least)
-        joined = torch.where(split_evenly, splits, (length + least - 1) // least)
-        begin = split * part
-        end = torch.minimum(begin + part, length)
-        pdl.wait()
-        query = q[seq, head, :, :]
-        top = hl.full([group], float("-inf"), dtype=torch.float32)
-        total = hl.zeros([group], dtype=torch.float32)
-        acc = hl.zeros([group, head_dim], dtype=torch.float32)
-        column = hl.arange(head_dim)
-        for tile_t in hl.tile(begin, end, block_size=size_t):
-            page = block_table[seq, tile_t.index // block_size].to(torch.int64)
-            row = page * stride_block + (tile_t.index % block_size) * stride_slot
-            offset = (row + head * stride_head)[:, None] * 8 + column[None, :]
-            inside = (tile_t.index < end)[:, None]
-            key = hl.load(flat_cache, [offset], extra_mask=inside)
-            scores = hl.dot(query, key.transpose(0, 1)) * (softmax_scale * 1.4426950408889634)
-            scores = torch.where((tile_t.index < end)[None, :], scores, float("-inf"))
-            new_top = torch.maximum(top, torch.amax(scores, dim=1))
-            weight = torch.exp2(scores - new_top[:, None])
-            shrink = torch.exp2(top - new_top)
-            total = total * shrink + torch.sum(weight, dim=1)
-            value = hl.load(flat_cache, [offset + head_dim], extra_mask=inside)
-            acc = hl.dot(weight.to(value.dtype), value, acc=acc * shrink[:, None])
-            top = new_top
-        if joined > 1:
-            if begin < length:
-                partials[split, seq, head, :, :] = acc / total[:, None]
-                sums[split, seq, head, :] = top + torch.log2(total)
-                before = hl.atomic_add(arrived, [seq, head], 1, sem="acq_rel")
+        joined = torch.clamp((length + least - 1) // least, 1, splits).to(torch.int32)
+        if split < joined:
+            part = (length + joined - 1) // joined
+            begin = split * part
+            end = torch.minimum(begin + part, length)
+            column = hl.arange(head_dim)
+            prefetch(
+                flat_cache,
+                block_table,
+                seq * stride_table,
+                block_size,
+                begin,
+                end,
+                stride_block,
+                stride_slot,
+                head * stride_head,
+                ahead,
+                head_dim,
+            )
+            pdl.wait()
+            query = q[seq, head, :, :]
+            top = hl.full([group], float("-inf"), dtype=torch.float32)
+            total = hl.zeros([group], dtype=torch.float32)
+            acc = hl.zeros([group, head_dim], dtype=torch.float32)
+            for tile_t in hl.tile(begin, end, block_size=size_t):
+                page = block_table[seq, tile_t.index // block_size].to(torch.int64)
+                row = page * stride_block + (tile_t.index % block_size) * stride_slot
+                offset = (row + head * stride_head)[:, None] * 8 + column[None, :]
+                inside = (tile_t.index < end)[:, None]
+                key = hl.load(flat_cache, [offset], extra_mask=inside)
+                scores = hl.dot(query, key.transpose(0, 1)) * (softmax_scale * 1.4426950408889634)
+                scores = torch.where((tile_t.index < end)[None, :], scores, float("-inf"))
+                new_top = torch.maximum(top, torch.amax(scores, dim=1))
+                weight = torch.exp2(scores - new_top[:, None])
+                shrink = torch.exp2(top - new_top)
+                total = total * shrink + torch.sum(weight, dim=1)
+                value = hl.load(flat_cache, [offset + head_dim], extra_mask=inside)
+                acc = hl.dot(weight.to(value.dtype), value, acc=acc * shrink[:, None])
+                top = new_top
+            if joined > 1:
+                partials[split, place, head, :, :] = acc / total[:, None]
+                sums[split, place, head, :] = top + torch.log2(total)
+                before = hl.atomic_add(arrived, [place, head], 1, sem="acq_rel")
                 if before == joined - 1:
-                    arrived[seq, head] = 0
+                    arrived[place, head] = 0
                     for tile_s in hl.tile(0, joined, block_size=splits):
                         present = (tile_s.index < joined)[:, None]
-                        found = torch.where(present, sums[tile_s, seq, head, :], float("-inf"))
+                        found = torch.where(present, sums[tile_s, place, head, :], float("-inf"))
                         share = torch.exp2(found - torch.amax(found, dim=0)[None, :])
-                        parts = partials[tile_s, seq, head, :, :] * share[:, :, None]
+                        parts = partials[tile_s, place, head, :, :] * share[:, :, None]
                         whole = torch.sum(share, dim=0)
                         mixed = torch.sum(parts, dim=0)
                         out[seq, head, :, :] = (mixed / whole[:, None]).to(out.dtype)
-        else:
-            if split == 0:
+            else:
                 some = torch.where(total > 0.0, total, 1.0)
                 out[seq, head, :, :] = (acc / some[:, None]).to(out.dtype)
+
+
+def longest_first(place: int, seq_lens: torch.Tensor, num_seqs: int, ranked: int) -> torch.Tensor:
+    """The sequence at a place in the order of lengths; in its own if ranked is 1 (inlined)."""
+    return hl.inline_triton(
+        "ranked_seq = {0}\n"
+        "if {3} > 1:\n"
+        "    ranked_at = tl.arange(0, {3})\n"
+        "    ranked_key = tl.load({1} + ranked_at, mask=ranked_at < {2}, other=-1)\n"
+        "    ranked_key = ranked_key * {3} + ({3} - 1 - ranked_at)\n"
+        "    rank = tl.zeros([{3}], tl.int32)\n"
+        "    for other in tl.range(0, {2}):\n"
+        "        other_key = tl.load({1} + other) * {3} + ({3} - 1 - other)\n"
+        "        rank += (other_key > ranked_key).to(tl.int32)\n"
+        "    ranked_seq = tl.sum(tl.where(rank == {0}, ranked_at, 0))\n"
+        "ranked_seq",
+        args=(place, seq_lens, num_seqs, ranked),
+        output_like=hl.full([], place, dtype=torch.int32),
+    )
+
+
+def prefetch(
+    flat_cache: torch.Tensor, block_table: torch.Tensor, table_row: int, block_size: int,
+    begin: torch.Tensor, end: torch.Tensor, stride_block: int, stride_slot: int, start: int,
+    ahead: int, head_dim: int,
+) -> None:  # fmt: skip
+    """Ask for keys and values of the first tokens of a part (inlined by Helion)."""
+    hl.inline_triton(
+        "if {9} > 8:\n"
+        "    early = {4} + tl.arange(0, {9})\n"
+        "    early_in = early < {5}\n"
+        "    early_page = tl.load({1} + {2} + early // {3}, mask=early_in, other=0).to(tl.int64)\n"
+        "    early_row = early_page * {6} + (early % {3}) * {7} + {8}\n"
+        "    early_at = {0} + (early_row[:, None] * 8 + tl.arange(0, {10} // 32)[None, :] * 64)\n"
+        "    tl.inline_asm_elementwise("
+        "'{{ .reg .pred p; setp.ne.b32 p, $2, 0; @p prefetch.global.L2 [$1]; mov.u32 $0, 0; }}', "
+        "'=r,l,r', [early_at, early_in[:, None].to(tl.int32)], "
+        "dtype=tl.int32, is_pure=False, pack=1)\n",
+        args=(
+            flat_cache,
+            block_table,
+            table_row,
+            block_size,
+            begin,
+            end,
+            stride_block,
+            stride_slot,
+            start,
+            ahead,
+            head_dim,
+        ),
+        output_like=None,
+    )
 
 
 def kernel_args(
@@ -164,6 +233,7 @@ def kernel_args(
         flat,
         block_size,
         *(stride // VECTOR for stride in strides),
+        block_table.stride(0),
         block_table,
         seq_lens,
         softmax_scale,
@@ -236,14 +306,19 @@ def space(dims: Dims, num_tokens: int) -> list[Config]:
 
 def serves(dims: Dims, config: Config, num_tokens: int) -> bool:
     """Whether what the parts found has room in the workspace."""
-    splits = config["block_sizes"][0]
+    splits, _, _, ranked, _ = config["block_sizes"]
+    if ranked > 1 and num_tokens > ranked:
+        return False
     rows = splits * num_tokens * dims.num_q_heads
     counted = num_tokens * dims.num_kv_heads <= split_k.COUNTED
     return splits == 1 or (counted and rows <= SUMS and rows * dims.head_dim <= ROOM)
 
 
-def _config(splits: int, least: int, tile: int, warps: int, stages: int) -> Config:
-    return Config(block_sizes=[splits, least, tile], num_warps=warps, num_stages=stages)
+def _config(
+    splits: int, least: int, tile: int, warps: int, stages: int, ranked: int = 1, ahead: int = 8
+) -> Config:
+    sizes = [splits, least, tile, ranked, ahead]
+    return Config(block_sizes=sizes, num_warps=warps, num_stages=stages)
 
 
 OP = Op(

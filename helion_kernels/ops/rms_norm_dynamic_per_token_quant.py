@@ -5,7 +5,7 @@
     y = z * rsqrt(mean(z^2) + epsilon) * weight
     scale[m] = max(amax_k |y| / 448, 1 / (448 * 512));  out = fp8(y / scale)
 
-y stays in float32 between the norm and the quantisation: upstream rounds it to bf16 there.
+z and y stay in float32: csrc rounds y to bf16 before it quantises, layers of csrc ops z as well.
 Shapes: input, residual [M, K] bf16; weight [K] bf16; out [M, K] float8_e4m3fn; scale [M, 1]
 float32. Bytes: (3 + 4 with residual) M K + 2 K + 4 M. Source: vLLM
 `csrc/quantization/fused_kernels/fused_layernorm_dynamic_per_token_quant.cu`.
@@ -44,9 +44,8 @@ def kernel(
         pdl.wait()
         z = input[tile_m, :].to(torch.float32)
         if residual is not None:
-            rounded = (z + residual[tile_m, :].to(torch.float32)).to(residual.dtype)
-            residual[tile_m, :] = rounded
-            z = rounded.to(torch.float32)
+            z = z + residual[tile_m, :].to(torch.float32)
+            residual[tile_m, :] = z.to(residual.dtype)
         inv_rms = torch.rsqrt(torch.sum(z * z, dim=-1) / hidden_size + epsilon)
         y = z * inv_rms[:, None] * w[None, :]
         s = torch.clamp(torch.amax(torch.abs(y), dim=-1) * (1.0 / 448.0), min=1.0 / 229376.0)
@@ -60,8 +59,8 @@ def rms_norm_reference(
     """y of the formula above in float64; updates residual."""
     z = input.double()
     if residual is not None:
-        residual.copy_((z + residual.double()).to(torch.float32))
-        z = residual.double()
+        z = z + residual.double()
+        residual.copy_(z.to(torch.float32))
     return z * torch.rsqrt(z.square().mean(-1, keepdim=True) + epsilon) * weight.double()
 
 

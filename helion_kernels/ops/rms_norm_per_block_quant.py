@@ -46,9 +46,8 @@ def kernel(
         pdl.wait()
         z = input[tile_m, :, :].to(torch.float32)
         if residual is not None:
-            rounded = (z + residual[tile_m, :, :].to(torch.float32)).to(residual.dtype)
-            residual[tile_m, :, :] = rounded
-            z = rounded.to(torch.float32)
+            z = z + residual[tile_m, :, :].to(torch.float32)
+            residual[tile_m, :, :] = z.to(residual.dtype)
         square = torch.sum(torch.sum(z * z, dim=-1), dim=-1)
         inv_rms = torch.rsqrt(square / (groups * group_size) + epsilon)
         y = z * inv_rms[:, None, None] * w[None, :, :]
