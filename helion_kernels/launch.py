@@ -35,10 +35,9 @@ for _module in (pdl, split_k):
 
 
 @decorators.ref(helion.language.inline_triton)
-def _nothing(triton_source: str, args: Any, output_like: Any) -> Any:
-    """What is written in Triton orders launches and programs or joins parts: nothing in Helion's
-    interpreter, which has one program and does not split."""
-    return output_like
+def _nothing(triton_source: str, args: Any, output_like: Any) -> None:
+    """What is written in Triton orders launches or joins parts: nothing in Helion's interpreter,
+    which does not split."""
 
 
 def _dot(a: torch.Tensor, b: torch.Tensor, acc: Any = None, out_dtype: Any = None) -> Any:

@@ -8,8 +8,9 @@ two stand anywhere in its body.
 
 Rules, for all kernels here:
 - Every program waits, once, before it reads anything but weights, positions and the lengths of
-  sequences, and before it writes. A kernel that ends has therefore seen all before it end, so that
-  waiting for the one ahead is waiting for all. Positions and lengths are a step's input: whatever
+  sequences, and before it writes; one that does neither may end at once, if another of its kernel
+  waits. A kernel that ends has therefore seen all before it end, so that waiting for the one ahead
+  is waiting for all. Positions and lengths are a step's input: whatever
   writes them must end before a kernel that is launched normally, or that waits before it lets
   others in, as the GEMM ahead does.
 - Kernels between GEMMs let the next one in at their entry, GEMMs after their loop over K: the

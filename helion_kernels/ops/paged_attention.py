@@ -15,10 +15,11 @@ block_table [M, blocks] int32, seq_lens [M] int32; workspace: of
 Bytes: 4 D Hkv sum(seq_lens) and, small beside it, 4 M Hq D. Source: vLLM
 `csrc/attention/paged_attention_v2.cu`; takes the place of FlashAttention 3's decode.
 
-The tokens of a sequence are dealt to `splits` programs a KV head, `least` of them or more to each.
-What each found (softmax over its part, and the logarithm of its sum) goes to the workspace, and the
-program that arrives last joins the parts, in their order whoever it is, so that results repeat bit
-for bit. FlashAttention 3 needs a second kernel for that (10.0 us at one sequence of 576 tokens).
+The tokens of a sequence are dealt evenly to as many programs a KV head as have `least` of them to
+read, `splits` at most; programs that are left over end at once. What each found (softmax over its
+part, and the logarithm of its sum) goes to the workspace, and the program that arrives last joins
+the parts, in their order whoever it is, so that results repeat bit for bit. FlashAttention 3 needs
+a second kernel for that (10.0 us at one sequence of 576 tokens).
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -58,7 +59,6 @@ def kernel(
     stride_block: int,
     stride_head: int,
     stride_slot: int,
-    stride_table: int,
     block_table: torch.Tensor,
     seq_lens: torch.Tensor,
     softmax_scale: float,
@@ -72,32 +72,18 @@ def kernel(
     splits = hl.register_block_size(1, 64)
     least = hl.register_block_size(64, 4096)
     size_t = hl.register_block_size(16, 128)
-    ranked = hl.register_block_size(1, 256)
-    ahead = hl.register_block_size(8, 1024)
     hl.pdl_launch_dependents()
-    for head, place, behind in hl.grid([kv_heads, num_seqs, splits]):
+    # Parts that only long sequences have come first, so that what starts last is short.
+    for head, seq, behind in hl.grid([kv_heads, num_seqs, splits]):
         split = splits - 1 - behind
-        seq = longest_first(place, seq_lens, num_seqs, ranked)
         length = seq_lens[seq]
         joined = torch.clamp((length + least - 1) // least, 1, splits).to(torch.int32)
         if split < joined:
+            # None is empty, as joined <= splits <= least.
             part = (length + joined - 1) // joined
             begin = split * part
             end = torch.minimum(begin + part, length)
             column = hl.arange(head_dim)
-            prefetch(
-                flat_cache,
-                block_table,
-                seq * stride_table,
-                block_size,
-                begin,
-                end,
-                stride_block,
-                stride_slot,
-                head * stride_head,
-                ahead,
-                head_dim,
-            )
             pdl.wait()
             query = q[seq, head, :, :]
             top = hl.full([group], float("-inf"), dtype=torch.float32)
@@ -119,75 +105,22 @@ def kernel(
                 acc = hl.dot(weight.to(value.dtype), value, acc=acc * shrink[:, None])
                 top = new_top
             if joined > 1:
-                partials[split, place, head, :, :] = acc / total[:, None]
-                sums[split, place, head, :] = top + torch.log2(total)
-                before = hl.atomic_add(arrived, [place, head], 1, sem="acq_rel")
+                partials[split, seq, head, :, :] = acc / total[:, None]
+                sums[split, seq, head, :] = top + torch.log2(total)
+                before = hl.atomic_add(arrived, [seq, head], 1, sem="acq_rel")
                 if before == joined - 1:
-                    arrived[place, head] = 0
+                    arrived[seq, head] = 0
                     for tile_s in hl.tile(0, joined, block_size=splits):
                         present = (tile_s.index < joined)[:, None]
-                        found = torch.where(present, sums[tile_s, place, head, :], float("-inf"))
+                        found = torch.where(present, sums[tile_s, seq, head, :], float("-inf"))
                         share = torch.exp2(found - torch.amax(found, dim=0)[None, :])
-                        parts = partials[tile_s, place, head, :, :] * share[:, :, None]
+                        parts = partials[tile_s, seq, head, :, :] * share[:, :, None]
                         whole = torch.sum(share, dim=0)
                         mixed = torch.sum(parts, dim=0)
                         out[seq, head, :, :] = (mixed / whole[:, None]).to(out.dtype)
             else:
                 some = torch.where(total > 0.0, total, 1.0)
                 out[seq, head, :, :] = (acc / some[:, None]).to(out.dtype)
-
-
-def longest_first(place: int, seq_lens: torch.Tensor, num_seqs: int, ranked: int) -> torch.Tensor:
-    """The sequence at a place in the order of lengths; in its own if ranked is 1 (inlined)."""
-    return hl.inline_triton(
-        "ranked_seq = {0}\n"
-        "if {3} > 1:\n"
-        "    ranked_at = tl.arange(0, {3})\n"
-        "    ranked_key = tl.load({1} + ranked_at, mask=ranked_at < {2}, other=-1)\n"
-        "    ranked_key = ranked_key * {3} + ({3} - 1 - ranked_at)\n"
-        "    rank = tl.zeros([{3}], tl.int32)\n"
-        "    for other in tl.range(0, {2}):\n"
-        "        other_key = tl.load({1} + other) * {3} + ({3} - 1 - other)\n"
-        "        rank += (other_key > ranked_key).to(tl.int32)\n"
-        "    ranked_seq = tl.sum(tl.where(rank == {0}, ranked_at, 0))\n"
-        "ranked_seq",
-        args=(place, seq_lens, num_seqs, ranked),
-        output_like=hl.full([], place, dtype=torch.int32),
-    )
-
-
-def prefetch(
-    flat_cache: torch.Tensor, block_table: torch.Tensor, table_row: int, block_size: int,
-    begin: torch.Tensor, end: torch.Tensor, stride_block: int, stride_slot: int, start: int,
-    ahead: int, head_dim: int,
-) -> None:  # fmt: skip
-    """Ask for keys and values of the first tokens of a part (inlined by Helion)."""
-    hl.inline_triton(
-        "if {9} > 8:\n"
-        "    early = {4} + tl.arange(0, {9})\n"
-        "    early_in = early < {5}\n"
-        "    early_page = tl.load({1} + {2} + early // {3}, mask=early_in, other=0).to(tl.int64)\n"
-        "    early_row = early_page * {6} + (early % {3}) * {7} + {8}\n"
-        "    early_at = {0} + (early_row[:, None] * 8 + tl.arange(0, {10} // 32)[None, :] * 64)\n"
-        "    tl.inline_asm_elementwise("
-        "'{{ .reg .pred p; setp.ne.b32 p, $2, 0; @p prefetch.global.L2 [$1]; mov.u32 $0, 0; }}', "
-        "'=r,l,r', [early_at, early_in[:, None].to(tl.int32)], "
-        "dtype=tl.int32, is_pure=False, pack=1)\n",
-        args=(
-            flat_cache,
-            block_table,
-            table_row,
-            block_size,
-            begin,
-            end,
-            stride_block,
-            stride_slot,
-            start,
-            ahead,
-            head_dim,
-        ),
-        output_like=None,
-    )
 
 
 def kernel_args(
@@ -233,7 +166,6 @@ def kernel_args(
         flat,
         block_size,
         *(stride // VECTOR for stride in strides),
-        block_table.stride(0),
         block_table,
         seq_lens,
         softmax_scale,
@@ -276,12 +208,13 @@ def sample(dims: Dims, num_tokens: int, make: Sample) -> tuple[object, ...]:
 
 
 def default_config(dims: Dims, num_tokens: int) -> Config:
-    """Splits until two programs share each multiprocessor."""
-    programs = num_tokens * dims.num_kv_heads
-    splits = min(16, power_of_2(max(1, 2 * MULTIPROCESSORS // programs)))
+    """Splits until two programs share each multiprocessor, and long sequences in any case."""
+    idle = 2 * MULTIPROCESSORS // (num_tokens * dims.num_kv_heads)
+    splits = min(16, power_of_2(max(4, idle)))
     while not serves(dims, _config(splits, 64, 64, 4, 3), num_tokens):
         splits //= 2
-    return _config(splits, 64 if splits >= 8 else 256, 64, 4, 3)
+    # On an H100 parts of 1024 tokens were best from 16 sequences on (docs/performance-log.md).
+    return _config(splits, 64 if idle >= 8 else 256 if idle >= 2 else 1024, 64, 4, 3)
 
 
 def space(dims: Dims, num_tokens: int) -> list[Config]:
@@ -293,32 +226,27 @@ def space(dims: Dims, num_tokens: int) -> list[Config]:
     configs = [
         _config(splits, least, tile, warps, stages)
         for splits in (1, 2, 4, 8, 16, 32)
-        for least in (64, 128, 256, 512)
+        for least in (64, 128, 256, 512, 1024)
         for tile in (32, 64, 128)
         for warps in (2, 4, 8)
         for stages in (3, 5, 7, 9)
-        if tile <= least and 8 <= tile // warps <= 32 and (splits > 1 or least == 512)
+        if tile <= least and 8 <= tile // warps <= 32 and (splits > 1 or least == 1024)
         if 4 * dims.head_dim * tile * (stages // 2) < SHARED
     ]
-    most = max(1, 16 * MULTIPROCESSORS // (num_tokens * dims.num_kv_heads))
+    most = max(4, 16 * MULTIPROCESSORS // (num_tokens * dims.num_kv_heads))
     return [c for c in configs if c["block_sizes"][0] <= most and serves(dims, c, num_tokens)]
 
 
 def serves(dims: Dims, config: Config, num_tokens: int) -> bool:
     """Whether what the parts found has room in the workspace."""
-    splits, _, _, ranked, _ = config["block_sizes"]
-    if ranked > 1 and num_tokens > ranked:
-        return False
+    splits = config["block_sizes"][0]
     rows = splits * num_tokens * dims.num_q_heads
     counted = num_tokens * dims.num_kv_heads <= split_k.COUNTED
     return splits == 1 or (counted and rows <= SUMS and rows * dims.head_dim <= ROOM)
 
 
-def _config(
-    splits: int, least: int, tile: int, warps: int, stages: int, ranked: int = 1, ahead: int = 8
-) -> Config:
-    sizes = [splits, least, tile, ranked, ahead]
-    return Config(block_sizes=sizes, num_warps=warps, num_stages=stages)
+def _config(splits: int, least: int, tile: int, warps: int, stages: int) -> Config:
+    return Config(block_sizes=[splits, least, tile], num_warps=warps, num_stages=stages)
 
 
 OP = Op(

@@ -177,17 +177,16 @@ def test_any_number_of_sequences_and_heads_has_arguments(num_tokens, kv_heads):
 # -- generated Triton
 
 
-def config(splits, least, tile, ranked=1, ahead=8):
-    sizes = [splits, least, tile, ranked, ahead]
-    return {"block_sizes": sizes, "num_warps": 4, "num_stages": 3}
+def config(splits, least, tile, warps=4):
+    return {"block_sizes": [splits, least, tile], "num_warps": warps, "num_stages": 3}
 
 
 CONFIGS = [
     config(1, 512, 32),
     config(1, 128, 128),
-    config(2, 64, 32, ranked=16),
-    config(4, 64, 64, ahead=64),
-    config(8, 128, 64, ranked=32, ahead=128),
+    config(2, 64, 32),
+    config(4, 64, 64),
+    config(8, 128, 64),
     config(16, 64, 16),
 ]
 TRITON_DIMS = [(1, 1, 32, 16), (8, 2, 32, 32), (5, 1, 32, 64), (8, 1, 64, 16)]
