@@ -35,10 +35,10 @@ def run_arm(
 
 
 def cells(run: dict[str, Any]) -> dict[str, float]:
-    """A process's figures, by name and batch."""
+    """A process's figures, by name and batch; a published file may lack some, and says why."""
     found = {"startup_s": run["startup_s"]}
     for key in ("tpot_ms", "prefill_ms"):
-        found |= {f"{key}@{row['batch']}": row[key] for row in run["rows"]}
+        found |= {f"{key}@{row['batch']}": row[key] for row in run["rows"] if key in row}
     return found
 
 
