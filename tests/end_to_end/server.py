@@ -46,13 +46,13 @@ def free_port() -> int:
 class Server:
     """`vllm serve MODEL`. Its output goes to a file, whose end is shown when something fails."""
 
-    def __init__(self, model: Path, log: Path, **env: str) -> None:
+    def __init__(self, model: Path, log: Path, *options: str, **env: str) -> None:
         self.port = free_port()
         self.log_path = log
         command = [str(VLLM), "serve", str(model), "--host", "127.0.0.1", "--port", str(self.port)]
         with log.open("wb") as file:
             self.process = subprocess.Popen(
-                command + OPTIONS,
+                [*command, *OPTIONS, *options],
                 cwd=log.parent,
                 env=environment(**env),
                 stdin=subprocess.DEVNULL,
@@ -95,6 +95,14 @@ class Server:
     def get(self, path: str) -> Any:
         with urllib.request.urlopen(self.url(path), timeout=REQUEST_SECONDS) as response:
             return json.load(response)
+
+    def metric(self, name: str) -> float:
+        """The sum of what /metrics says of that name, over engines."""
+        with urllib.request.urlopen(self.url("/metrics"), timeout=REQUEST_SECONDS) as response:
+            lines = response.read().decode().splitlines()
+        values = [float(line.split()[-1]) for line in lines if line.startswith(name + "{")]
+        assert values, f"no metric {name}"
+        return sum(values)
 
     def open(self, path: str, body: dict[str, Any]) -> Any:
         data = json.dumps({"model": "tiny", **body}).encode()

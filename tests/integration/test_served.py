@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from vllm.helion import served
+from vllm.model_executor.models.qwen3 import Qwen3DecoderLayer
 
 
 @pytest.fixture
@@ -70,3 +71,17 @@ def test_refused(config, part, name, value, reason):
 def test_lora(config):
     config.lora_config = object()
     assert served.model_refusal(config) == "LoRA is enabled"
+
+
+def test_a_layer_with_a_forward_of_its_own():
+    """As a draft's, which reads an embedding and a hidden state side by side."""
+
+    class Draft(Qwen3DecoderLayer):
+        def forward(self, positions, embeds, hidden_states, residual):
+            raise NotImplementedError
+
+    class Renamed(Qwen3DecoderLayer):
+        pass
+
+    assert served.class_refusal(Draft.__new__(Draft)) == "Draft has a forward of its own"
+    assert served.class_refusal(Renamed.__new__(Renamed)) is None

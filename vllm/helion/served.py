@@ -66,6 +66,16 @@ def model_refusal(vllm_config: "VllmConfig") -> str | None:
     return next((reason for reason, applies in refusals.items() if applies), None)
 
 
+def class_refusal(layer: nn.Module) -> str | None:
+    """The reason why a layer of this class is not served: a draft's layers read more than ours."""
+    from vllm.model_executor.models.qwen3 import Qwen3DecoderLayer
+
+    kind = type(layer)
+    if kind.forward is Qwen3DecoderLayer.forward:
+        return None
+    return f"{kind.__name__} has a forward of its own"
+
+
 def layer_refusal(layer: nn.Module) -> str | None:
     """The reason why this Qwen3DecoderLayer is not served, beyond `model_refusal`."""
     from vllm.helion.fp8 import format_of
@@ -101,7 +111,9 @@ def serve(layer: nn.Module, prefix: str) -> "HelionDecoderLayer | None":
     """Take over a Qwen3DecoderLayer: its linear layers load for us, its forward is ours."""
     from vllm.config import get_current_vllm_config
 
-    reason = model_refusal(get_current_vllm_config()) or layer_refusal(layer)
+    reason = (
+        model_refusal(get_current_vllm_config()) or class_refusal(layer) or layer_refusal(layer)
+    )
     if reason is not None:
         _refused.setdefault(reason, []).append(prefix)
         return None
