@@ -23,8 +23,9 @@ WHOLE = 1 << 16
 COUNTERS = (4, 2048)
 """Tiles of at least 16 tokens, tiles of N."""
 COUNTED = COUNTERS[0] * COUNTERS[1]
-SIZE = COUNTED + (1 << 22)
-"""Words of a workspace: 16 MiB of partial sums."""
+SIZE = COUNTED + (1 << 22) + (1 << 17)
+"""Words of a workspace: 16 MiB of partial sums, and 512 KiB so that attention's logarithms leave
+them room for 4 parts of 256 sequences of Qwen3-8B."""
 
 
 def workspace(device: torch.device | str) -> torch.Tensor:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from helion_kernels import pdl
+from helion_kernels.kv_cache import flatten
 from helion_kernels.op import Config, Op, Sample, head_config, head_space
 from helion_kernels.ops.fused_qk_norm_rope import (
     Dims,
@@ -106,17 +107,10 @@ def kernel(
         hl.store(flat_cache, [offset + head_dim + half], value, extra_mask=mask)
 
 
-def flatten_cache(q_out: torch.Tensor, kv_cache: torch.Tensor, *rest: object) -> tuple[object, ...]:
-    """The op's arguments -> the kernel's: the cache as a flat view, its block size and strides.
-
-    Slots are turned into offsets inside the kernel, in int64: a cache can exceed 2^31 elements.
-    """
-    extent = 1 + sum(
-        (size - 1) * stride for size, stride in zip(kv_cache.shape, kv_cache.stride(), strict=True)
-    )
-    flat = kv_cache.as_strided((extent,), (1,))
-    stride_block, stride_head, stride_slot, _ = kv_cache.stride()
-    return (q_out, flat, kv_cache.shape[2], stride_block, stride_head, stride_slot, *rest)
+def kernel_args(q_out: torch.Tensor, kv_cache: torch.Tensor, *rest: object) -> tuple[object, ...]:
+    """The op's arguments -> the kernel's: the cache as a flat view, its block size and strides."""
+    flat, (*strides, _) = flatten(kv_cache), kv_cache.stride()
+    return (q_out, flat, kv_cache.shape[2], *strides, *rest)
 
 
 def reference(
@@ -165,7 +159,7 @@ OP = Op(
     "Tensor q_weight, Tensor k_weight, Tensor cos_sin_cache, Tensor positions, float epsilon, "
     "int plan=-1) -> ()",
     kernel=kernel,
-    kernel_args=flatten_cache,
+    kernel_args=kernel_args,
     reference=reference,
     dims=Dims,
     dims_of=lambda q_out, kv_cache, slot_mapping, qkv, q_weight, *_: Dims(

@@ -28,6 +28,7 @@ import torch
 
 from helion_kernels import pdl, split_k
 from helion_kernels.gemm import MULTIPROCESSORS, SHARED
+from helion_kernels.kv_cache import flatten
 from helion_kernels.op import Config, Op, Sample, power_of_2
 
 if TYPE_CHECKING:
@@ -138,10 +139,6 @@ def kernel_args(
             f"paged_attention: kv_cache has strides {kv_cache.stride()}; the last must be 1, the "
             f"others multiples of {VECTOR}"
         )
-    extent = 1 + sum(
-        (size - 1) * stride for size, stride in zip(kv_cache.shape, kv_cache.stride(), strict=True)
-    )
-    flat = kv_cache.as_strided((extent,), (1,))
     kv_heads, block_size, head_dim = kv_cache.shape[1], kv_cache.shape[2], kv_cache.shape[3] // 2
     heads = (-1, kv_heads, q.shape[1] // (kv_heads * head_dim), head_dim)
     q, out = q.unflatten(1, heads[1:]), out.unflatten(1, heads[1:])
@@ -163,7 +160,7 @@ def kernel_args(
     return (
         out,
         q,
-        flat,
+        flatten(kv_cache),
         block_size,
         *(stride // VECTOR for stride in strides),
         block_table,
