@@ -8,7 +8,7 @@ import torch
 
 pytest.importorskip("vllm.helion")
 
-from helion_kernels import OPS
+from helion_kernels import OPS, split_k
 from helion_kernels.sample import Random
 from vllm import envs
 from vllm.helion import graphs, layer
@@ -75,7 +75,7 @@ class Step:
             paged_attention=Call("paged_attention", *HEADS, BLOCK_SIZE),
             writes_kv=True,
             attends=True,
-            workspace=torch.zeros(8192 + (1 << 22)),
+            workspace=split_k.workspace("cpu"),
         )
         self.context = SimpleNamespace(
             slot_mapping={NAME: self.slots}, attn_metadata={NAME: self.metadata}
