@@ -44,9 +44,11 @@ def _add_rms_norm(
     input: torch.Tensor, weight: torch.Tensor, epsilon: float, residual: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """(normed, float32; the new residual)"""
+    total = input.float()
     if residual is not None:
-        residual = input = (input.float() + residual.float()).to(residual.dtype)
-    return _rms_norm(input.float(), weight, epsilon), residual
+        total = total + residual.float()
+        residual = total.to(residual.dtype)
+    return _rms_norm(total, weight, epsilon), residual
 
 
 def _silu_and_mul(input: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@
 It reads a checkpoint in bf16, FP8-dynamic (compressed-tensors) or block FP8, and shares no code
 with what it checks. Arithmetic is float32; values are rounded only where the served model rounds:
 
-    residual stream          bf16, after each addition
+    residual stream          bf16, after each addition; a layer's norms see the sum before that
     input of every FP8 GEMM  e4m3, with a float32 scale per token, or per 128 elements of a token
     output of every GEMM     bf16
     q and k                  bf16, once, after norm and rope; cos and sin are bf16
@@ -163,12 +163,14 @@ class Decoder:
         return self.linears[prefix + "down_proj"](gate * torch.sigmoid(gate) * up)
 
     def layer(self, x: torch.Tensor, index: int) -> torch.Tensor:
-        """The residual stream [tokens, hidden] of one sequence, after that layer."""
+        """The residual stream [tokens, hidden] of one sequence, after that layer, not rounded yet:
+        x is what the layer before returned.
+        """
         prefix = f"model.layers.{index}."
         normed = self.norm(x, prefix + "input_layernorm")
-        x = self.round(x + self.attention(normed, prefix + "self_attn."))
+        x = self.round(x) + self.attention(normed, prefix + "self_attn.")
         normed = self.norm(x, prefix + "post_attention_layernorm")
-        return self.round(x + self.mlp(normed, prefix + "mlp."))
+        return self.round(x) + self.mlp(normed, prefix + "mlp.")
 
 
 class Qwen3(Decoder):
@@ -216,7 +218,7 @@ class Qwen3(Decoder):
         x = self.embedding[tokens]
         for layer in range(self.layers):
             x = self.layer(x, layer)
-        return self.round(self.norm(x, "model.norm"))
+        return self.round(self.norm(self.round(x), "model.norm"))
 
     @torch.inference_mode()
     def logits(self, tokens: list[int]) -> torch.Tensor:

@@ -236,7 +236,7 @@ def rows(
 
         exact = through(exact, reference.unrounded)
         rounded = through(rounded, reference.bf16)
-        errors = {"rounding": compare(exact, rounded)}
+        errors = {"rounding": compare(exact, reference.bf16(rounded))}
         errors |= {name: compare(exact, arm.layer(layer)) for name, arm in served.items()}
         size = float(exact.square().mean(1).sqrt().median())
         yield {"layer": index, "size": size, "errors": errors}
