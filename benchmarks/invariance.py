@@ -45,6 +45,7 @@ Result = dict[str, list[Any]]
 
 
 FEW = {"max_num_seqs": 4}
+"""Of engines that chunk: sequences wait, and another one's chunk runs beside the last of them."""
 
 
 class Size(NamedTuple):

@@ -5,7 +5,7 @@
     y = z * rsqrt(mean(z^2) + epsilon) * weight
     scale[m] = max(amax_k |y| / 448, 1 / (448 * 512));  out = fp8(y / scale)
 
-z and y stay in float32: csrc rounds y to bf16 before it quantises, layers of csrc ops z as well.
+z and y stay in float32, as in what Inductor makes of vLLM's layer: csrc rounds y to bf16 here.
 Shapes: input, residual [M, K] bf16; weight [K] bf16; out [M, K] float8_e4m3fn; scale [M, 1]
 float32. Bytes: (3 + 4 with residual) M K + 2 K + 4 M. Source: vLLM
 `csrc/quantization/fused_kernels/fused_layernorm_dynamic_per_token_quant.cu`.
