@@ -56,15 +56,11 @@ QUANTIZATION: dict[str, dict[str, Any]] = {
 }
 
 
-def config(model: str, layers: int, fp8: str) -> dict[str, Any]:
-    """config.json of the model; `layers` may be fewer than the real one's."""
-    sizes = MODELS[model]
+def architecture(sizes: Sizes) -> dict[str, Any]:
+    """What config.json says of a decoder of these sizes, a draft's too."""
     return {
-        "architectures": ["Qwen3ForCausalLM"],
-        "model_type": "qwen3",
         "hidden_size": sizes.hidden_size,
         "intermediate_size": sizes.intermediate_size,
-        "num_hidden_layers": layers,
         "num_attention_heads": sizes.num_q_heads,
         "num_key_value_heads": sizes.num_kv_heads,
         "head_dim": sizes.head_dim,
@@ -74,8 +70,18 @@ def config(model: str, layers: int, fp8: str) -> dict[str, Any]:
         "rope_theta": 1000000,
         "max_position_embeddings": 40960,
         "vocab_size": sizes.vocab_size,
-        "tie_word_embeddings": model in TIED,
         "torch_dtype": "bfloat16",
+    }
+
+
+def config(model: str, layers: int, fp8: str) -> dict[str, Any]:
+    """config.json of the model; `layers` may be fewer than the real one's."""
+    return {
+        **architecture(MODELS[model]),
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        "num_hidden_layers": layers,
+        "tie_word_embeddings": model in TIED,
         "bos_token_id": 151643,
         "eos_token_id": 151645,
         "quantization_config": QUANTIZATION[fp8],

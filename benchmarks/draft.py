@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.checkpoint import LAYERS, linears
+from benchmarks.checkpoint import LAYERS, architecture, linears
 from helion_kernels.qwen3 import MODELS, Sizes
 
 VOCABULARY = 32000
@@ -30,34 +30,27 @@ def auxiliary(layers: int) -> list[int]:
     return [2, layers // 2, layers - 3]
 
 
+def draft_vocabulary(sizes: Sizes) -> int:
+    return min(VOCABULARY, sizes.vocab_size)
+
+
 def config(sizes: Sizes, layers: list[int]) -> dict[str, Any]:
     """config.json; layers: `auxiliary`, three different ones."""
     return {
+        **architecture(sizes),
         "architectures": ["LlamaForCausalLMEagle3"],
         "model_type": "llama",
-        "hidden_size": sizes.hidden_size,
-        "intermediate_size": sizes.intermediate_size,
         "num_hidden_layers": 1,
-        "num_attention_heads": sizes.num_q_heads,
-        "num_key_value_heads": sizes.num_kv_heads,
-        "head_dim": sizes.head_dim,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 1000000,
-        "max_position_embeddings": 40960,
-        "vocab_size": sizes.vocab_size,
-        "draft_vocab_size": min(VOCABULARY, sizes.vocab_size),
+        "draft_vocab_size": draft_vocabulary(sizes),
         "eagle_aux_hidden_state_layer_ids": layers,
         "tie_word_embeddings": False,
-        "torch_dtype": "bfloat16",
     }
 
 
 def tensors(sizes: Sizes, generator: torch.Generator) -> dict[str, torch.Tensor]:
     """Of the checkpoint. Its embedding is the target's, and its tokens are the target's first."""
     hidden = sizes.hidden_size
-    vocabulary = min(VOCABULARY, sizes.vocab_size)
+    vocabulary = draft_vocabulary(sizes)
 
     def weight(n: int, k: int) -> torch.Tensor:
         values = torch.randn((n, k), generator=generator, device=generator.device)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from one_launch import on
 
 from helion_kernels import OPS, native, packs
 from helion_kernels.accuracy import fresh_outputs
@@ -40,23 +41,13 @@ def plans() -> Iterator[tuple[Op, Arguments, int]]:
             yield op, dims, number
 
 
-def on(device: str, args: Arguments) -> Arguments:
-    """A copy there, strides kept."""
-
-    def moved(x: torch.Tensor) -> torch.Tensor:
-        to = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=device)
-        return to.copy_(x)
-
-    return tuple(moved(x) if isinstance(x, torch.Tensor) else x for x in args)
-
-
 @pytest.fixture(scope="module")
 def work() -> Work:
     found: Work = {device: [] for device in DEVICES}
     for op, dims, number in plans():
         args = op.sample(dims, 9, Random("cpu", 1))
         for device in DEVICES:
-            found[device].append((op, number, fresh_outputs(op, on(device, args))))
+            found[device].append((op, number, on(device, args)))
     return found
 
 
