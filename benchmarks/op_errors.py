@@ -69,8 +69,11 @@ def arguments(
             put(name, tails.norm_weight(len(value)))
         elif name in ("q_weight", "k_weight"):
             put(name, tails.head_norm_weight(len(value)))
-        elif name == "q" or (name == "kv_cache" and "q" in names):
+        elif name == "kv_cache" and "block_table" in names:
             put(name, tails.student(*value.shape))
+            slots = args[names.index("slot_mapping")]
+            place = slots // value.shape[2], slice(None), slots % value.shape[2]
+            value[place] = Random(device, seed).empty(value[place].shape)
         elif name == "cos_sin_cache":
             put(name, cos_sin(value.shape[0], value.shape[1], device))
     if "scale_a" in names:
@@ -97,7 +100,7 @@ def values(op: Op, args: tuple[Any, ...], rounded: bool = False) -> dict[str, to
         name, value = op.arguments[i].name, args[i]
         if name in ("residual", "scale"):
             continue
-        if "scale" in named:
+        if name != "kv_cache" and named.get("scale") is not None:
             scale = named["scale"]
             if rounded:
                 value = reference.fp8(value.double(), torch.ones((), device=value.device))

@@ -18,7 +18,7 @@ from benchmarks.heavy_tails import MEDIAN, Tails
 from benchmarks.step import CALLS, Entries, wanted
 from helion_kernels import split_k
 from helion_kernels.fp8 import FP8, GROUP
-from helion_kernels.qwen3 import BLOCK_SIZE, Sizes
+from helion_kernels.qwen3 import BLOCK_SIZE, Sizes, quantises
 
 GROWTH = MEDIAN
 """Size of what attention and MLP each add to the stream: from layer to layer it grows as those of
@@ -149,11 +149,7 @@ class Served:
         m = len(x)
 
         def quantised(call: str, k: int, source: torch.Tensor, *rest: Any) -> Weight:
-            values = torch.empty((m, k), dtype=FP8, device=self.device)
-            if self.block:
-                scale = torch.empty((k // GROUP, m), device=self.device).t()
-            else:
-                scale = torch.empty((m, 1), device=self.device)
+            values, scale = self._activation(m, k)
             if call == "norm":
                 weight, before = rest
                 self.launch(call, values, source, weight, scale, op_errors.EPSILON, before)
@@ -169,25 +165,46 @@ class Served:
 
         y = quantised("norm", hidden, x, tensors["input_layernorm.weight"], residual)
         qkv = mm("qkv", *y)
-        q = qkv.new_empty((m, q_heads * d))
-        positions = torch.arange(start, start + m, device=self.device)
         norms = tensors["self_attn.q_norm.weight"], tensors["self_attn.k_norm.weight"]
-        inputs = (qkv, *norms, self.cos_sin, positions, op_errors.EPSILON)
-        self.launch("rope_kv", q, self.cache.transpose(1, 2), positions, *inputs)
-        mixed = self._decode(q, start) if start else self._prefill(q)
-        x = mm("o", *quantised("quant", q_heads * d, mixed))
+        if start:
+            y = self._decode(qkv, norms, start)
+        else:
+            q = qkv.new_empty((m, q_heads * d))
+            positions = torch.arange(m, device=self.device)
+            inputs = (qkv, *norms, self.cos_sin, positions, op_errors.EPSILON)
+            self.launch("rope_kv", q, self.cache.transpose(1, 2), positions, *inputs)
+            y = quantised("quant", q_heads * d, self._prefill(q))
+        x = mm("o", *y)
         y = quantised("norm", hidden, x, tensors["post_attention_layernorm.weight"], residual)
         return mm("down", *quantised("silu", inner, mm("gate_up", *y)))
 
-    def _decode(self, q: torch.Tensor, start: int) -> torch.Tensor:
-        """q [m, Hq D] bf16 over the cache up to each token."""
-        m, d = len(q), self.sizes.head_dim
-        table = self.blocks.expand(m, -1).contiguous()
-        ends = torch.arange(start + 1, start + m + 1, dtype=torch.int32, device=self.device)
-        out = torch.empty_like(q)
-        cache = self.cache.transpose(1, 2)
-        self.launch("attention", out, q, cache, table, ends, d**-0.5, self.workspace)
-        return out
+    def _decode(self, qkv: torch.Tensor, norms: tuple[torch.Tensor, ...], start: int) -> Weight:
+        """Of qkv [m, (Hq + 2 Hkv) D] bf16 a token at a time, as each sees those before it."""
+        d = self.sizes.head_dim
+        cache, table = self.cache.transpose(1, 2), self.blocks.unsqueeze(0)
+        values, scales = [], []
+        for i, token in enumerate(qkv.split(1), start):
+            position = torch.full((1,), i, device=self.device)
+            length = (position + 1).to(torch.int32)
+            inputs = (token, *norms, self.cos_sin, position, op_errors.EPSILON)
+            step = (cache, position, *inputs, table, length, d**-0.5, self.workspace)
+            value, scale = self._activation(1, self.sizes.num_q_heads * d)
+            if quantises(self.block, d):
+                self.launch("attention", value, *step, scale)
+            else:
+                out = token.new_empty(value.shape)
+                self.launch("attention", out, *step, None)
+                self.launch("quant", value, out, scale)
+            values.append(value)
+            scales.append(scale)
+        return torch.cat(values), torch.cat(scales).t().contiguous().t()
+
+    def _activation(self, m: int, k: int) -> Weight:
+        """Unwritten values [m, k] and scales."""
+        values = torch.empty((m, k), dtype=FP8, device=self.device)
+        if self.block:
+            return values, torch.empty((k // GROUP, m), device=self.device).t()
+        return values, torch.empty((m, 1), device=self.device)
 
     def _prefill(self, q: torch.Tensor) -> torch.Tensor:
         """The same of the first tokens, float32 inside."""

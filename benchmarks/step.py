@@ -20,7 +20,7 @@ from benchmarks.checkpoint import LAYERS
 from helion_kernels import OPS, plan, split_k, timing
 from helion_kernels.environment import describe
 from helion_kernels.fp8 import FP8, GROUP
-from helion_kernels.qwen3 import BLOCK_SIZE, MODELS, Sizes, calls
+from helion_kernels.qwen3 import BLOCK_SIZE, MODELS, Sizes, calls, quantises
 
 CONTEXT = 512
 """Tokens of a sequence before the step's own."""
@@ -48,7 +48,7 @@ def prepare(
 
 def wanted(sizes: Sizes, block: bool) -> list[tuple[str, tuple[Any, ...]]]:
     """(op, static dims) of `CALLS`: a layer's but for a model's first norm and the rope kernel that
-    writes no cache."""
+    writes no cache. "rope_kv" is for prompts: a decode step's "attention" does that, too."""
     _, *found = calls(sizes, block)
     return [(name, dims) for name, dims in found if name != "fused_qk_norm_rope"]
 
@@ -119,10 +119,13 @@ class Model:
             call("norm", y, x, self.norm, s, 1e-6, residual)
             qkv = mm("qkv", y, s, qkv_w)
             inputs = (qkv, self.head_norm, self.head_norm, self.cos_sin, self.positions, 1e-6)
-            q = call("rope_kv", qkv.new_empty((self.m, self.q)), cache, self.slots, *inputs)
-            attended = call("attention", torch.empty_like(q), q, cache, *sequences)
             y, s = self._activation(self.q)
-            call("quant", y, attended, s)
+            attention = (cache, self.slots, *inputs, *sequences)
+            if quantises(self.block, d):
+                call("attention", y, *attention, s)
+            else:
+                out = qkv.new_empty((self.m, self.q))
+                call("quant", y, call("attention", out, *attention, None), s)
             x = mm("o", y, s, o_w)
             y, s = self._activation(hidden)
             call("norm", y, x, self.norm, s, 1e-6, residual)

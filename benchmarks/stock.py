@@ -112,7 +112,26 @@ MAX_SPLITS = 32
 """vLLM's `flash_attn_max_num_splits_for_cuda_graph`."""
 
 
-def _flash_attention(out, q, kv_cache, block_table, seq_lens, softmax_scale, workspace):  # type: ignore[no-untyped-def]
+def _decode_attention(  # type: ignore[no-untyped-def]
+    out, kv_cache, slot_mapping, qkv, q_weight, k_weight, cos_sin_cache, positions, epsilon,
+    block_table, seq_lens, softmax_scale, workspace, scale,
+):  # fmt: skip
+    mixed = qkv.new_empty(out.shape) if scale is not None else out
+    inputs = q_weight, k_weight, cos_sin_cache, positions, epsilon
+    write = _qk_norm_rope_kv_write(mixed, kv_cache, slot_mapping, qkv, *inputs)
+    queries = qkv[:, : out.shape[1]]  # which are rotated in their place
+    attend = _flash_attention(mixed, queries, kv_cache, block_table, seq_lens, softmax_scale)
+    quantise = _group_quant(out, mixed, scale) if scale is not None else lambda: None
+
+    def run() -> None:
+        write()
+        attend()
+        quantise()
+
+    return run
+
+
+def _flash_attention(out, q, kv_cache, block_table, seq_lens, softmax_scale):  # type: ignore[no-untyped-def]
     """As in a CUDA graph (vllm/v1/attention/backends/flash_attn.py): scheduled once a step, not
     once a layer, so outside of what is timed."""
     flash = importlib.import_module("vllm.vllm_flash_attn")
@@ -189,7 +208,7 @@ _CSRC: dict[str, dict[str, Arm]] = {
     "silu_and_mul_per_block_quant": {"csrc": _silu_block},
     "fused_qk_norm_rope": {"csrc": _qk_norm_rope},
     "fused_qk_norm_rope_kv_write": {"csrc x2": _qk_norm_rope_kv_write},
-    "paged_attention": {"fa3": _flash_attention},
+    "fused_qk_norm_rope_paged_attention": {"csrc and fa3": _decode_attention},
     "scaled_mm": {"cutlass": _cutlass},
     "scaled_mm_blockwise": {"cutlass": _cutlass_block, "deepgemm": _deepgemm},
 }

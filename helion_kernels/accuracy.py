@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from helion_kernels.fp8 import FP8, FP8_MAX
+from helion_kernels.fp8 import FP8, FP8_MAX, GROUP_EPS
 from helion_kernels.op import Op
 
 SCALE_RTOL = 1e-6
@@ -83,13 +83,17 @@ def problems(
         if actual[i] is None:
             continue
         want, got = expected.args[i], actual[i]
+        if _attends(op) and actual[-1] is not None and i != 1:
+            if i == 0:
+                found += _quantised_attention(op, expected, actual)
+            continue
         if got.dtype == FP8:
             wrong = float8_problem(want, got)
         elif got.dtype == torch.float32:
             wrong = _over(got.double(), want, SCALE_RTOL * want.abs())
         elif _residual(op, i):
             wrong = _over(got.double(), want.double(), torch.zeros_like(want, dtype=torch.double))
-        elif expected.magnitude is not None:
+        elif expected.magnitude is not None and i == 0:
             lost = WEIGHTS
             if _is_gemm(op):
                 lost = ACCUMULATION[got.device.type] if accumulation is None else accumulation
@@ -156,6 +160,34 @@ def _residual(op: Op, i: int) -> bool:
     return op.arguments[i].name == "residual"
 
 
+def _quantised_attention(op: Op, expected: Expected, actual: tuple[Any, ...]) -> list[str]:
+    """Of a head's values and scale only the product can be told; the largest value is FP8_MAX."""
+    assert expected.magnitude is not None
+    (want, *_, scale), (got, *_, got_scale) = expected.args, actual
+    want, got = (
+        (x.double().unflatten(1, (scale.shape[1], -1)), s.double().unsqueeze(-1))
+        for x, s in ((want, scale), (got, got_scale))
+    )
+    exact, rounded = want[0] * want[1], got[0] * got[1]
+    lost = WEIGHTS * expected.magnitude.view_as(exact)
+    # float8's unit roundoff, and half of what its denormals are apart.
+    wrong = _over(rounded, exact, 2.0**-4 * exact.abs() + 1.07 * lost + 2.0**-10 * got[1])
+    found = [f"{op.name}: out {wrong}"] if wrong else []
+    if wrong := _over(
+        got[1], want[1], lost.amax(-1, keepdim=True) / FP8_MAX + SCALE_RTOL * want[1]
+    ):
+        found.append(f"{op.name}: scale {wrong}")
+    largest = got[0].abs().amax(-1, keepdim=True)
+    full = torch.where(got[1] > 1.01 * GROUP_EPS / FP8_MAX, FP8_MAX, largest)
+    if wrong := _over(largest, full, torch.zeros_like(full)):
+        found.append(f"{op.name}: a head's largest value {wrong}")
+    return found
+
+
+def _attends(op: Op) -> bool:
+    return {"kv_cache", "qkv", "block_table"} <= {argument.name for argument in op.arguments}
+
+
 def _is_gemm(op: Op) -> bool:
     return {"a", "b", "scale_a", "scale_b"} <= {argument.name for argument in op.arguments}
 
@@ -165,11 +197,13 @@ def _magnitude(op: Op, args: tuple[Any, ...]) -> torch.Tensor | None:
     if _is_gemm(op):
         _, a, b, *scales = args
         op.reference(total, _absolute(a), _absolute(b), *scales)
-    elif op.name == "paged_attention":
-        _, q, kv_cache, *rest = args
-        kv_cache = copy_of(kv_cache)
+    elif _attends(op):
+        out, kv_cache, slots, qkv, *rest, _, _ = args
+        kv_cache, qkv = copy_of(kv_cache), copy_of(qkv)
+        values = kv_cache.shape[1] * kv_cache.shape[3] // 2
         kv_cache.chunk(2, dim=-1)[1].abs_()
-        op.reference(total, q, kv_cache, *rest)
+        qkv[:, -values:].abs_()
+        op.reference(total, kv_cache, slots, qkv, *rest)
     else:
         return None
     return total

@@ -50,3 +50,14 @@ def prefetch(weight: torch.Tensor, rows: torch.Tensor, k: int, begin: int) -> No
         args=(weight, rows, k, begin),
         output_like=None,
     )
+
+
+def prefetch_rows(flat: torch.Tensor, base: torch.Tensor, width: int) -> None:
+    """Ask for `width` elements of 2 bytes from each of base [T, 1] of flat (inlined by Helion)."""
+    hl.inline_triton(
+        "tl.inline_asm_elementwise('prefetch.global.L2 [$1]; mov.u32 $0, 0;', '=r,l', "
+        "[{0} + ({1} + tl.arange(0, {2} // 64)[None, :] * 64)], "
+        "dtype=tl.int32, is_pure=False, pack=1)",
+        args=(flat, base, width),
+        output_like=None,
+    )

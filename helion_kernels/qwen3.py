@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from helion_kernels.fp8 import GROUP
+
 
 class Sizes(NamedTuple):
     """Of the whole model, before tensor parallelism; from its config.json."""
@@ -84,13 +86,18 @@ def calls(sizes: Sizes, block: bool, tp: int = 1) -> list[tuple[str, tuple[Any, 
         (mm, (q_size + 2 * kv_size, hidden)),
         ("fused_qk_norm_rope", heads),
         ("fused_qk_norm_rope_kv_write", heads),
-        ("paged_attention", (*heads, BLOCK_SIZE)),
+        ("fused_qk_norm_rope_paged_attention", (*heads, BLOCK_SIZE, quantises(block, head_dim))),
         (quant, (q_size,)),
         (mm, (hidden, q_size)),
         (mm, (2 * inner, hidden)),
         (silu, (inner,)),
         (mm, (hidden, inner)),
     ]
+
+
+def quantises(block: bool, head_dim: int) -> bool:
+    """Whether attention of a decode step quantises its output: where a head is a group."""
+    return block and head_dim == GROUP
 
 
 def lm_head_calls(sizes: Sizes, tp: int = 1) -> list[tuple[str, tuple[Any, ...]]]:

@@ -17,7 +17,7 @@ from helion_kernels import native
 from helion_kernels.aot.index import PackError
 
 CACHE = "fused_qk_norm_rope_kv_write"
-ATTENTION = "paged_attention"
+ATTENTION = "fused_qk_norm_rope_paged_attention"
 NORM = "rms_norm_dynamic_per_token_quant"
 
 

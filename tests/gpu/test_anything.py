@@ -26,7 +26,7 @@ DIMS: dict[str, list[tuple[Any, ...]]] = {
     "silu_and_mul_per_block_quant": GROUPED,
     "fused_qk_norm_rope": HEADS,
     "fused_qk_norm_rope_kv_write": HEADS,
-    "paged_attention": [(10, 2, 64, 16), (8, 1, 128, 32)],
+    "fused_qk_norm_rope_paged_attention": [(10, 2, 64, 16, False), (8, 1, 128, 32, True)],
     "scaled_mm": [(333, 528), (200, 1040)],
     "scaled_mm_blockwise": [(333, 640), (200, 1024)],
 }

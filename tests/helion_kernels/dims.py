@@ -12,7 +12,7 @@ SMALL: dict[str, tuple[Any, ...]] = {
     "silu_and_mul_per_block_quant": (640,),
     "fused_qk_norm_rope": (6, 3, 64),
     "fused_qk_norm_rope_kv_write": (6, 3, 64),
-    "paged_attention": (6, 2, 32, 16),
+    "fused_qk_norm_rope_paged_attention": (6, 2, 32, 16, False),
     "scaled_mm": (200, 640),
     "scaled_mm_blockwise": (200, 640),
 }

@@ -12,10 +12,16 @@ from helion_kernels import OPS
 SIZES = st.tuples(st.integers(1, 700))
 GROUPED = st.tuples(st.integers(1, 9).map(lambda groups: 128 * groups))
 ATTENTION = st.builds(
-    lambda group, kv_heads, *rest: (group * kv_heads, kv_heads, *rest),
+    lambda group, kv_heads, head, block_size: (
+        group * kv_heads,
+        kv_heads,
+        head[0],
+        block_size,
+        head[1],
+    ),
     st.integers(1, 9),
     st.integers(1, 3),
-    st.sampled_from([32, 64]),
+    st.sampled_from([(32, False), (64, False), (128, True)]),
     st.sampled_from([16, 32]),
 )
 HEADS = st.tuples(st.integers(1, 9), st.integers(1, 5), st.sampled_from([32, 64, 128]))
@@ -28,7 +34,7 @@ DIMS = {
     "silu_and_mul_per_block_quant": GROUPED,
     "fused_qk_norm_rope": HEADS,
     "fused_qk_norm_rope_kv_write": HEADS,
-    "paged_attention": ATTENTION,
+    "fused_qk_norm_rope_paged_attention": ATTENTION,
     "scaled_mm": st.tuples(st.integers(1, 300), st.integers(1, 40).map(lambda k: 16 * k)),
     "scaled_mm_blockwise": st.tuples(
         st.integers(1, 300), st.integers(1, 9).map(lambda groups: 128 * groups)
@@ -41,7 +47,7 @@ DIMS = {
 @given(data=st.data())
 def test_interpreted(name, data):
     # Helion's interpreter takes 15 ms for a sequence's head.
-    most = 4 if name == "paged_attention" else 40
+    most = 4 if name == "fused_qk_norm_rope_paged_attention" else 40
     case = data.draw(cases(name, DIMS[name], most))
     assert wrong(case, "cpu", getattr(torch.ops.helion_kernels, name)) == []
 
@@ -76,7 +82,7 @@ LOST = {
     "rms_norm_dynamic_per_token_quant": ("residual", (200, True)),
     "silu_and_mul_per_block_quant": ("input", (256,)),
     "fused_qk_norm_rope": ("qkv", (2, 1, 32)),
-    "paged_attention": ("q", (2, 1, 32, 16)),
+    "fused_qk_norm_rope_paged_attention": ("qkv", (2, 1, 128, 16, True)),
     "scaled_mm": ("scale_a", (96, 128)),
 }
 

@@ -21,7 +21,8 @@ ALL_DIMS = {
     for name in OPS
 }
 GEMMS = ["scaled_mm", "scaled_mm_blockwise"]
-ELEMENTWISE = [name for name in OPS if name not in (*GEMMS, "paged_attention")]
+ATTENTION = "fused_qk_norm_rope_paged_attention"
+ELEMENTWISE = [name for name in OPS if name not in (*GEMMS, ATTENTION)]
 
 
 def configs(name, dims):
@@ -214,10 +215,10 @@ def test_float8_is_rounded_by_hardware_and_saturates(name, compiled):
     assert "cvt.rn.satfinite.e4m3x2.f32" in ptx
 
 
-@pytest.mark.parametrize("dims", ALL_DIMS["paged_attention"])
+@pytest.mark.parametrize("dims", ALL_DIMS[ATTENTION])
 def test_attention_reads_the_cache_16_bytes_at_a_time(dims, compiled):
     """For which its strides come in such units; and it multiplies in the tensor core."""
-    ptx = compiled("paged_attention", dims, 0).ptx
+    ptx = compiled(ATTENTION, dims, 0).ptx
     copied = [int(size, 16) for size in re.findall(r"cp\.async\.c\w\.\S+ .*?, (0x\w+),", ptx)]
     # The block table goes by its 4 bytes.
     assert set(copied) == {4, 16} and copied.count(16) > copied.count(4)
@@ -260,7 +261,7 @@ def test_generated_alike_in_a_process_of_torch_distributed(name, request):
 
 @pytest.mark.parametrize(
     ("name", "dims"),
-    [("paged_attention", dims) for dims in ALL_DIMS["paged_attention"]]
+    [(ATTENTION, dims) for dims in ALL_DIMS[ATTENTION]]
     + [(name, dims) for name in GEMMS for dims in ALL_DIMS[name]],
 )
 def test_every_part_has_its_place(name, dims):

@@ -19,7 +19,7 @@ DIMS = {
     "silu_and_mul_per_block_quant": (256,),
     "fused_qk_norm_rope": (4, 2, 64),
     "fused_qk_norm_rope_kv_write": (4, 2, 64),
-    "paged_attention": (4, 2, 64, 16),
+    "fused_qk_norm_rope_paged_attention": (4, 2, 64, 16, False),
     "scaled_mm": (96, 256),
     "scaled_mm_blockwise": (96, 256),
 }

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 pytest.importorskip("vllm.helion")
 
@@ -12,9 +13,10 @@ from helion_kernels import OPS, split_k
 from helion_kernels.sample import Random
 from vllm import envs
 from vllm.helion import graphs, layer
+from vllm.helion.fp8 import BLOCK, PER_TOKEN
 from vllm.helion.layer import Call, HelionDecoderLayer
 
-HEADS = (4, 2, 64)
+HEADS = (4, 2, 128)
 BLOCK_SIZE = 16
 LENGTHS = (5, 33, 17)
 NAME = "model.layers.0.self_attn.attn"
@@ -44,7 +46,7 @@ class Upstream:
 class Step:
     """A decode step of three sequences: the layer, and what its forward context says."""
 
-    def __init__(self, block_size=BLOCK_SIZE):
+    def __init__(self, block_size=BLOCK_SIZE, format=PER_TOKEN):
         make, op = Random("cpu"), OPS["fused_qk_norm_rope_kv_write"]
         _, kv_heads, d = HEADS
         blocks = 3 * len(LENGTHS)
@@ -72,7 +74,11 @@ class Step:
             epsilon=epsilon,
             qk_norm_rope=Call("fused_qk_norm_rope", *HEADS),
             qk_norm_rope_kv_write=Call("fused_qk_norm_rope_kv_write", *HEADS),
-            paged_attention=Call("paged_attention", *HEADS, BLOCK_SIZE),
+            decode_attention=Call(
+                "fused_qk_norm_rope_paged_attention", *HEADS, BLOCK_SIZE, format.grouped
+            ),
+            attn_quant=Call(format.quant, HEADS[0] * d),
+            format=format,
             writes_kv=True,
             attends=True,
             workspace=split_k.workspace("cpu"),
@@ -98,19 +104,23 @@ def step(monkeypatch):
     return make
 
 
-def test_a_decode_step_is_ours_and_right(step):
+@pytest.mark.parametrize("format", [PER_TOKEN, BLOCK], ids=lambda format: format.name)
+def test_a_decode_step_is_ours_and_right(format, step):
     """It sees the token that the step itself has written."""
-    made = step()
-    out = made.run()
+    made = step(format=format)
+    values, scales = made.run()
     assert made.attn.called == 0
-    q, cache = torch.empty_like(out), made.attn.kv_cache
+    out = values.float() * scales.repeat_interleave(values.shape[1] // scales.shape[1], dim=1)
+    q, cache = torch.empty_like(out, dtype=torch.bfloat16), made.attn.kv_cache
     inputs = made.layer.q_norm.weight, made.layer.k_norm.weight, made.layer.rope.cos_sin_cache
     op = OPS["fused_qk_norm_rope_kv_write"]
     op.reference(q, cache, made.slots, made.qkv, *inputs, made.positions, made.layer.epsilon)
-    want, metadata = torch.empty_like(out, dtype=torch.double), made.metadata
-    sequences = metadata.block_table, metadata.seq_lens, made.attn.impl.scale
-    OPS["paged_attention"].reference(want, q, cache, *sequences)
-    assert torch.allclose(out.double(), want, rtol=2e-2, atol=2e-2)
+    for row, length in enumerate(LENGTHS):
+        tokens = cache[made.metadata.block_table[row]].transpose(1, 2).flatten(0, 1)[:length]
+        keys, values = tokens.transpose(0, 1).double().chunk(2, dim=-1)
+        query = q[row].view(HEADS[0], 1, -1).double()
+        want = scaled_dot_product_attention(query, keys, values, enable_gqa=True)
+        assert torch.allclose(out[row].double(), want.flatten(), rtol=2**-4 + 0.02, atol=0.02)
 
 
 def mixed(made):
@@ -165,9 +175,9 @@ def test_while_memory_is_profiled_it_is_upstreams(step):
 
 def test_what_is_never_called_is_not_prepared(step):
     made = step().layer
-    assert made.paged_attention in made.calls
+    assert made.decode_attention in made.calls
     made.attends = False
-    assert made.paged_attention not in made.calls
+    assert made.decode_attention not in made.calls
     assert made.qk_norm_rope_kv_write in made.calls
 
 

@@ -36,7 +36,7 @@ def test_switch(switch, on, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert ("not batch invariant" in out) is (on == "1")
     # Attention is upstream's then.
-    assert ("paged_attention" in out) is (on == "0")
+    assert ("fused_qk_norm_rope_paged_attention" in out) is (on == "0")
 
 
 def test_without_our_attention_status_does_not_list_it(switch, monkeypatch, capsys):
@@ -46,4 +46,4 @@ def test_without_our_attention_status_does_not_list_it(switch, monkeypatch, caps
     monkeypatch.setattr("vllm.helion.served.switch_refusal", lambda: None)
     args = {"model": None, "format": None, "tensor_parallel_size": 1}
     cli.status(argparse.Namespace(**args, max_num_batched_tokens=64))
-    assert "paged_attention" not in capsys.readouterr().out
+    assert "fused_qk_norm_rope_paged_attention" not in capsys.readouterr().out

@@ -159,7 +159,7 @@ def status(args: argparse.Namespace) -> None:
         print(f"runs stock: {refusal}")
         return
     if not switches.attention() or switches.batch_invariant():
-        calls = [call for call in calls if call[0] != "paged_attention"]
+        calls = [call for call in calls if call[0] != "fused_qk_norm_rope_paged_attention"]
     stock.register()
     plan.use_batch_invariance(switches.batch_invariant())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

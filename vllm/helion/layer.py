@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-import helion_kernels  # noqa: F401  registers torch.ops.helion_kernels
+from helion_kernels import qwen3  # registers torch.ops.helion_kernels
 from vllm.config import get_current_vllm_config
 from vllm.config.compilation import CompilationMode
 from vllm.distributed import tensor_model_parallel_all_reduce
@@ -64,7 +64,10 @@ class HelionDecoderLayer:
         self.qk_norm_rope = Call("fused_qk_norm_rope", *heads)
         self.qk_norm_rope_kv_write = Call("fused_qk_norm_rope_kv_write", *heads)
         block_size = get_current_vllm_config().cache_config.block_size
-        self.paged_attention = Call("paged_attention", *heads, block_size)
+        quantises = qwen3.quantises(format.grouped, attention.head_dim)
+        self.decode_attention = Call(
+            "fused_qk_norm_rope_paged_attention", *heads, block_size, quantises
+        )
         self.attn_quant = Call(format.quant, self.q_size)
         self.o_mm = Call(format.scaled_mm, hidden, self.q_size)
         self.gate_up_mm = Call(format.scaled_mm, 2 * self.intermediate, hidden)
@@ -81,7 +84,7 @@ class HelionDecoderLayer:
     def calls(self) -> list[Call]:
         """Every op that this layer can call."""
         skipped = [] if self.writes_kv else [self.qk_norm_rope_kv_write]
-        skipped += [] if self.attends else [self.paged_attention]
+        skipped += [] if self.attends else [self.decode_attention]
         return [c for c in vars(self).values() if isinstance(c, Call) and c not in skipped]
 
     def __call__(
@@ -99,10 +102,7 @@ class HelionDecoderLayer:
             self.norm_quant(x, hidden_states, norm.weight, scale, epsilon, residual)
 
         qkv = self._mm(self.qkv_mm, x, scale, self.qkv)
-        attn_output = self._attention(positions, qkv)
-
-        x, scale = self.format.activation(hidden_states, self.q_size)
-        self.attn_quant(x, attn_output, scale)
+        x, scale = self._attention(positions, qkv)
         hidden_states = self._mm(self.o_mm, x, scale, self.o)
         if self.reduce_o:
             hidden_states = tensor_model_parallel_all_reduce(hidden_states)
@@ -127,8 +127,10 @@ class HelionDecoderLayer:
         call(out, x, weight.t(), scale, linear.helion_scale, self.workspace)
         return out
 
-    def _attention(self, positions: torch.Tensor, qkv: torch.Tensor) -> torch.Tensor:
-        q = qkv.new_empty((qkv.shape[0], self.q_size))
+    def _attention(
+        self, positions: torch.Tensor, qkv: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Attention's output, quantised: values and scales."""
         inputs = (
             qkv,
             self.q_norm.weight,
@@ -137,28 +139,38 @@ class HelionDecoderLayer:
             positions,
             self.epsilon,
         )
+        x, scale = self.format.activation(qkv, self.q_size)
+        q = qkv.new_empty((qkv.shape[0], self.q_size))
         slots = self._slot_mapping() if self.writes_kv else None
-        if slots is not None:
+        if slots is None:
+            k = qkv.new_empty((qkv.shape[0], self.kv_size))
+            self.qk_norm_rope(q, k, *inputs)
+            out = self.attn(q, k, qkv[:, self.q_size + self.kv_size :])
+        else:
             cache = self.attn.kv_cache
-            self.qk_norm_rope_kv_write(q, cache, slots, *inputs)
-            metadata = self._decode_metadata(q, cache) if self.attends else None
-            if metadata is None:
-                return self.attn(q, None, None)
-            out = torch.empty_like(q)
-            sequences = (metadata.block_table, metadata.seq_lens, self.attn.impl.scale)
-            self.paged_attention(out, q, cache, *sequences, self.workspace)
-            return out
-        k = qkv.new_empty((qkv.shape[0], self.kv_size))
-        self.qk_norm_rope(q, k, *inputs)
-        return self.attn(q, k, qkv[:, self.q_size + self.kv_size :])
+            if metadata := self._decode_metadata(len(qkv), slots, cache):
+                sequences = (metadata.block_table, metadata.seq_lens, self.attn.impl.scale)
+                step = (cache, slots, *inputs, *sequences, self.workspace)
+                if self.decode_attention.dims[-1]:
+                    self.decode_attention(x, *step, scale)
+                    return x, scale
+                out = q
+                self.decode_attention(out, *step, None)
+            else:
+                self.qk_norm_rope_kv_write(q, cache, slots, *inputs)
+                out = self.attn(q, None, None)
+        self.attn_quant(x, out, scale)
+        return x, scale
 
     def _slot_mapping(self) -> torch.Tensor | None:
         """Where this step's tokens go in the KV cache; None while memory is profiled."""
         mapping = get_forward_context().slot_mapping
         return mapping.get(self.attn.layer_name) if isinstance(mapping, dict) else None
 
-    def _decode_metadata(self, q: torch.Tensor, cache: torch.Tensor) -> Any:
-        """FlashAttention's metadata of a step that `paged_attention` may serve; else None."""
+    def _decode_metadata(self, num_tokens: int, slots: torch.Tensor, cache: torch.Tensor) -> Any:
+        """FlashAttention's metadata of a step that `decode_attention` serves; else None."""
+        if not self.attends:
+            return None
         of_layers = get_forward_context().attn_metadata
         if not isinstance(of_layers, dict):  # a dummy run
             return None
@@ -166,8 +178,8 @@ class HelionDecoderLayer:
         serves = (
             graphs.is_decode(metadata)
             and not metadata.use_cascade
-            and len(metadata.seq_lens) == len(q)
-            and cache.shape[2] == self.paged_attention.dims[-1]
+            and len(metadata.seq_lens) == len(slots) == num_tokens
+            and cache.shape[2] == self.decode_attention.dims[3]
         )
         return metadata if serves else None
 

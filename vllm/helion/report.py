@@ -67,7 +67,7 @@ def log(
         len(layers),
         layers[0].format.name,
         "fused_qk_norm_rope_kv_write" if layers[0].writes_kv else "upstream",
-        "paged_attention" if layers[0].attends else "upstream",
+        "fused_qk_norm_rope_paged_attention" if layers[0].attends else "upstream",
         build.fingerprint(),
         render(HEADER, rows(PLANS)),
     )

@@ -31,7 +31,9 @@ def test_decoding_comes_first_and_in_it_the_largest_gemm():
     todo = cases(qwen3.calls(qwen3.MODELS["8b"], False))
     rare = {"fused_qk_norm_rope"}
     usual = [c for c in todo if c.op.name not in rare and c.dims[-1] is not False]
-    assert max(c.num_tokens for c in todo if c.op.name == "paged_attention") == 512
+    assert (
+        max(c.num_tokens for c in todo if c.op.name == "fused_qk_norm_rope_paged_attention") == 512
+    )
     assert todo[: len(usual)] == usual
     tokens = [case.num_tokens for case in usual]
     decode = sum(n <= TIERS[0][0] for n in tokens)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configs of paged_attention for all of Qwen3, whole and sharded: room, and shared memory."""
+"""Configs of attention in decode steps for all of Qwen3, whole and sharded: room, shared memory."""
 
 from itertools import product
 
@@ -8,10 +8,10 @@ import pytest
 from helion_kernels import OPS, select, split_k
 from helion_kernels.aot import cubin
 from helion_kernels.aot.target import TARGETS
-from helion_kernels.ops import paged_attention
+from helion_kernels.ops import fused_qk_norm_rope_paged_attention as module
 from helion_kernels.qwen3 import MODELS, calls
 
-OP = OPS["paged_attention"]
+OP = OPS["fused_qk_norm_rope_paged_attention"]
 SHARED_MEMORY = 227 << 10
 """Bytes that a program may have on Hopper."""
 TOKENS = (1, 2, 3, 8, 16, 33, 64, 128, 200, 256, 512)
@@ -58,20 +58,20 @@ def test_the_space_holds_what_can_serve_and_nothing_twice(dims):
 @pytest.mark.parametrize("dims", ALL, ids=lambda dims: "x".join(map(str, dims)))
 def test_what_serves_has_room(dims, splits):
     """Neither counters, nor parts, nor their logarithms leave the workspace, nor meet."""
-    config = paged_attention._config(splits, 64, 64, 4, 3)
+    config = module._config(splits, 64, 64, 4, 3)
     served = [n for n in range(1, 9000) if OP.serves(dims, config, n)]
     assert served == list(range(1, len(served) + 1)) != []
     most = len(served)
     rows = splits * most * dims.num_q_heads
     assert most * dims.num_kv_heads <= split_k.COUNTED
     end = split_k.COUNTED + rows * dims.head_dim
-    assert end <= split_k.SIZE - paged_attention.SUMS
-    assert rows <= paged_attention.SUMS
+    assert end <= split_k.SIZE - module.SUMS
+    assert rows <= module.SUMS
     # One more sequence would not fit.
     more = splits * (most + 1) * dims.num_q_heads
     assert (
-        more > paged_attention.SUMS
-        or more * dims.head_dim > paged_attention.ROOM
+        more > module.SUMS
+        or more * dims.head_dim > module.ROOM
         or (most + 1) * dims.num_kv_heads > split_k.COUNTED
     )
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""paged_attention: lengths, layouts, what must not leak, and parts that are joined.
+"""fused_qk_norm_rope_paged_attention: lengths, layouts, what must not leak, parts that are joined.
 
 Interpreted, and as generated Triton tile by tile; against PyTorch's attention (attention.py).
 """
 
 import pytest
 import torch
-from attention import INFINITY, LAYOUTS, NAN, OP, Sequences, arguments, wrong
+from attention import INFINITY, LAYOUTS, NAN, OP, Arguments, Sequences, arguments, wrong
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -60,11 +60,11 @@ def test_what_is_in_other_places_of_the_cache_never_leaks(poison):
 
 def test_a_bad_key_spoils_its_own_sequence_alone():
     case = Sequences((4, 2, 32, 16), (20, 30, 25))
-    out, q, cache, table, *rest = arguments(case)
-    clean = out.clone()
-    call(clean, q, cache, table, *rest)
-    cache[table[1, 1], 0, 3] = NAN
-    call(out, q, cache, table, *rest)
+    args = arguments(case)
+    out, clean = args.out, args.out.clone()
+    call(*args._replace(out=clean))
+    args.kv_cache[args.block_table[1, 1], 0, 3] = NAN
+    call(*args)
     assert torch.equal(out[[0, 2]], clean[[0, 2]])
     # Of the two query heads of the key's head nothing is left, of the others all.
     assert out[1, :64].isnan().all()
@@ -73,18 +73,45 @@ def test_a_bad_key_spoils_its_own_sequence_alone():
 
 def test_a_sequence_without_tokens_gets_zeros():
     case = Sequences((4, 2, 32, 16), (0, 3, 0))
-    out, *rest = arguments(case)
-    call(out, *rest)
+    args = arguments(case)
+    call(*args)
+    out = args.out
     assert (out[[0, 2]].view(torch.int16) == 0).all()
     assert out[1].isfinite().all() and out[1].any()
 
 
 def test_sequences_may_share_blocks():
     case = Sequences((4, 2, 32, 16), (40, 40))
-    out, q, cache, table, *rest = arguments(case)
-    table[1], q[1] = table[0], q[0]
-    call(out, q, cache, table, *rest)
-    assert torch.equal(out[0], out[1])
+    args = arguments(case)
+    for x in (args.block_table, args.slot_mapping, args.qkv, args.positions):
+        x[1] = x[0]
+    call(*args)
+    assert torch.equal(args.out[0], args.out[1])
+
+
+def test_a_token_without_a_slot_is_attended_to_and_not_written():
+    case = Sequences((4, 2, 32, 16), (20, 33))
+    args = arguments(case)
+    before = args.kv_cache.clone()
+    want = arguments(case)
+    call(*want)
+    args.slot_mapping.fill_(-1)
+    call(*args)
+    assert torch.equal(args.out, want.out)
+    assert torch.equal(args.kv_cache.view(torch.int16), before.view(torch.int16))
+
+
+def test_a_quantised_head_is_a_group():
+    """As per_token_group_fp8_quant has it, of the output that is not rounded before."""
+    case = Sequences((4, 2, 128, 16), (1, 0, 40))
+    args = arguments(case)
+    quantised = arguments(case._replace(quantised=True))
+    call(*args)
+    call(*quantised)
+    assert wrong(case._replace(quantised=True), [call]) == []
+    back = quantised.out.float() * quantised.scale.repeat_interleave(128, dim=1)
+    assert torch.allclose(back, args.out.float(), rtol=2**-4 + 2**-7, atol=1e-3)
+    assert not quantised.out[1].float().any() and (quantised.scale[1] < 1.01e-10 / 448).all()
 
 
 @few
@@ -107,30 +134,39 @@ def test_any_sequences(group, kv_heads, d, block_size, lengths, layout, poison, 
 
 
 DEFECTS = {
-    "one token too few": lambda args: args[4].sub_(1),
-    "one token too many": lambda args: args[4].add_(1),
-    "another block": lambda args: args[3].copy_(args[3].roll(1, 1)),
-    "another scale": None,
+    "one token too few": lambda args: {"seq_lens": args.seq_lens - 1},
+    "one token too many": lambda args: {"seq_lens": args.seq_lens + 1},
+    "another block": lambda args: {"block_table": args.block_table.roll(1, 1)},
+    "another scale": lambda args: {"softmax_scale": 1.1 * args.softmax_scale},
+    "another position": lambda args: {"positions": args.positions.flip(0)},
+    "another slot": lambda args: {"slot_mapping": args.slot_mapping + 1},
+    "no slot": lambda args: {"slot_mapping": args.slot_mapping - 1000},
+    "weights swapped": lambda args: {"q_weight": args.k_weight, "k_weight": args.q_weight},
 }
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_a_defect_would_be_noticed(defect):
     def off(*args):
-        args = [x.clone() if i in (3, 4) else x for i, x in enumerate(args)]
-        if change := DEFECTS[defect]:
-            change(args)
-        else:
-            args[5] *= 1.1
-        call(*args)
+        args = Arguments(*args)
+        call(*args._replace(**DEFECTS[defect](args)))
 
     assert wrong(Sequences((4, 2, 32, 16), (20, 30, 25)), [off])
+
+
+@pytest.mark.parametrize("factor", [0.9, 1.1])
+def test_another_scale_of_a_head_would_be_noticed(factor):
+    def off(*args):
+        call(*args)
+        args[-1][1, 2] *= factor
+
+    assert wrong(Sequences((4, 2, 128, 16), (20, 30), quantised=True), [off])
 
 
 def test_counters_that_are_left_would_be_noticed():
     def leaves(*args):
         call(*args)
-        args[-1][3] = 1
+        args[-2][3] = 1
 
     assert wrong(Sequences((1, 1, 32, 16), (5,)), [leaves]) == ["call 0: counters are left"]
 
@@ -140,19 +176,19 @@ def test_counters_that_are_left_would_be_noticed():
 
 @pytest.mark.parametrize("dimension", [0, 1, 2])
 def test_strides_that_are_no_multiples_of_16_bytes_are_refused(dimension):
-    args = list(arguments(Sequences((4, 2, 32, 16), (20,), "HND")))
-    cache = args[2]
+    args = arguments(Sequences((4, 2, 32, 16), (20,), "HND"))
+    cache = args.kv_cache
     strides = list(cache.stride())
     strides[dimension] += 4
     whole = torch.zeros(2 * cache.numel() + 4096, dtype=cache.dtype)
-    args[2] = whole.as_strided(cache.shape, strides)
+    args = args._replace(kv_cache=whole.as_strided(cache.shape, strides))
     with pytest.raises(ValueError, match="the last must be 1, the others multiples of 8"):
         call(*args)
 
 
 def test_a_cache_whose_last_stride_is_not_1_is_refused():
-    args = list(arguments(Sequences((4, 2, 32, 16), (20,), "HND")))
-    args[2] = args[2].transpose(2, 3).contiguous().transpose(2, 3)
+    args = arguments(Sequences((4, 2, 32, 16), (20,), "HND"))
+    args = args._replace(kv_cache=args.kv_cache.transpose(2, 3).contiguous().transpose(2, 3))
     with pytest.raises(ValueError, match="the last must be 1"):
         call(*args)
 
@@ -162,13 +198,8 @@ def test_a_cache_whose_last_stride_is_not_1_is_refused():
 def test_any_number_of_sequences_and_heads_has_arguments(num_tokens, kv_heads):
     """What a config that does not split is handed of the workspace lies inside of it."""
     d = 32
-    q = torch.empty((num_tokens, 2 * kv_heads * d), dtype=torch.bfloat16)
-    cache = torch.empty((2, kv_heads, 16, 2 * d), dtype=torch.bfloat16)
-    lengths = torch.zeros(num_tokens, dtype=torch.int32)
-    workspace = split_k.workspace("cpu")
-    *_, partials, sums, arrived = OP.kernel_args(
-        q.clone(), q, cache, lengths.view(-1, 1), lengths, 1.0, workspace
-    )
+    args = arguments(Sequences((2 * kv_heads, kv_heads, d, 16), (1,) * num_tokens))
+    *_, partials, sums, arrived = OP.kernel_args(*args)
     ends = [x.storage_offset() + x.numel() for x in (arrived, partials, sums)]
     assert arrived.numel() <= split_k.COUNTED == partials.storage_offset()
     assert ends[1] <= sums.storage_offset() and ends[2] <= split_k.SIZE
@@ -189,8 +220,13 @@ CONFIGS = [
     config(8, 128, 64),
     config(16, 64, 16),
 ]
-TRITON_DIMS = [(1, 1, 32, 16), (8, 2, 32, 32), (5, 1, 32, 64), (8, 1, 64, 16)]
+TRITON_DIMS = [(1, 1, 32, 16), (8, 2, 32, 32), (5, 1, 128, 64), (8, 1, 64, 16)]
 """G = 1, 4, 5, 8."""
+
+
+def quantised(dims):
+    """Where a head is a group, the output is."""
+    return dims[2] == 128
 
 
 def splits_and_least(chosen):
@@ -205,7 +241,7 @@ def test_triton_at_real_tile_sizes(dims, chosen, triton):
     tile = chosen["block_sizes"][2]
     ends = {dims[3], tile, least, splits * least}
     lengths = sorted({0, 1, *around(*(end for end in ends if end <= 512)), splits * least + 40})
-    case = Sequences(dims, tuple(lengths), LAYOUTS[dims[0] % 2])
+    case = Sequences(dims, tuple(lengths), LAYOUTS[dims[0] % 2], quantised=quantised(dims))
     found, joined = triton.ask("attend", case, chosen, [FORWARD, FORWARD])
     assert found == []
     assert joined is (splits > 1)
@@ -230,6 +266,6 @@ def test_whoever_arrives_last_the_bits_are_the_same(chosen, triton):
     seed=st.integers(0, 2**31),
 )
 def test_triton_on_any_sequences(dims, chosen, lengths, layout, poison, order, seed, triton):
-    case = Sequences(dims, tuple(lengths), layout, poison, seed)
+    case = Sequences(dims, tuple(lengths), layout, poison, seed, quantised(dims))
     found, _ = triton.ask("attend", case, chosen, [order, FORWARD])
     assert found == []

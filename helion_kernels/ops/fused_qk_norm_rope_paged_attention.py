@@ -1,0 +1,433 @@
+# SPDX-License-Identifier: Apache-2.0
+"""fused_qk_norm_rope_paged_attention: all of a decode step between the qkv GEMM and the o GEMM.
+
+One token a sequence, its last. Its query and key heads are normed and rotated, key and value go to
+the paged KV cache, and its queries attend to all of the sequence, the new token included:
+
+    q, k = bf16(rope(rms_norm(head)))                             (as fused_qk_norm_rope)
+    cache[slot // block_size, h, slot % block_size] = (k, v)      slot < 0: skipped
+    out[s, h] = sum_t p[t] v[s, t, h // G]
+    p[t] = softmax_t(softmax_scale * q[s, h] . k[s, t, h // G])
+
+over the t < seq_lens[s] tokens of sequence s. All but the last are read from
+kv_cache[block_table[s, t // block_size], h // G, t % block_size, 0:D] and [..., D:2D]. A sequence
+of no tokens (padding of a CUDA graph) gets zeros.
+
+With `scale`, the output is quantised as by per_token_group_fp8_quant; a head is a group:
+
+    scale[s, h] = max(amax |out[s, h]|, 1e-10) / 448;  out[s, h] = fp8(out[s, h] / scale[s, h])
+
+Shapes: out [M, Hq D] bf16, or float8_e4m3fn where scale, [M, Hq] float32 with any strides, is given;
+kv_cache [num_blocks, Hkv, block_size, 2 D] bf16 with any strides that are multiples of 8 and whose
+last is 1 (vLLM's logical layout; NHD or HND in memory); slot_mapping [M] int64; qkv
+[M, (Hq + 2 Hkv) D] bf16; q_weight, k_weight [D] bf16; cos_sin_cache [P, D] bf16 or float32 (cos,
+then sin); positions [M] int64; block_table [M, blocks] int32, seq_lens [M] int32; workspace: of
+`split_k.workspace`. G = Hq / Hkv; D = 128 where scale is given.
+Bytes: 4 D Hkv sum(seq_lens) and, small beside it, 4 M Hq D. Source: vLLM
+`csrc/fused_qknorm_rope_kernel.cu`, `csrc/cache_kernels.cu` reshape_and_cache_flash and
+`csrc/attention/paged_attention_v2.cu`, one after the other.
+
+The tokens that the cache has are dealt evenly to as many programs a KV head as have `least` of them
+to read, `splits` at most; programs that are left over end at once. The last of them has the new
+token, too, with which its softmax begins. What each found (softmax over its part, and the logarithm
+of its sum) goes to the workspace, and the program that arrives last joins the parts, in their order
+whoever it is, so that results repeat bit for bit.
+"""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from helion_kernels import pdl, split_k
+from helion_kernels.fp8 import FP8, GROUP
+from helion_kernels.gemm import MULTIPROCESSORS, SHARED
+from helion_kernels.kv_cache import flatten
+from helion_kernels.op import Config, Op, Sample, power_of_2
+from helion_kernels.ops.fused_qk_norm_rope import norm_rope_reference
+from helion_kernels.ops.per_token_group_fp8_quant import group_quant_reference
+
+if TYPE_CHECKING:
+    import helion.language as hl
+
+
+class Dims(NamedTuple):
+    num_q_heads: int
+    num_kv_heads: int
+    head_dim: int
+    block_size: int
+    quantised: bool
+
+
+CONTEXT = 600
+"""Tokens of a sequence in samples, on the average."""
+VECTOR = 8
+"""Elements of 16 bytes."""
+SUMS = 1 << 17
+"""Words at the end of the workspace, for the logarithms."""
+ROOM = split_k.SIZE - split_k.COUNTED - SUMS
+"""Words before them, for the parts."""
+
+
+def norm_rope_head(
+    first: torch.Tensor,
+    second: torch.Tensor,
+    first_weight: torch.Tensor,
+    second_weight: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    epsilon: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both halves [..., D / 2] of a token's heads, normed and rotated, float32 (inlined by Helion).
+
+    Weights, cos and sin [D / 2].
+    """
+    x = first.to(torch.float32)
+    y = second.to(torch.float32)
+    mean = torch.sum(x * x + y * y, dim=-1) / (2 * first_weight.size(0))
+    inv_rms = torch.rsqrt(mean + epsilon).unsqueeze(-1)
+    x = x * inv_rms * first_weight.to(torch.float32)
+    y = y * inv_rms * second_weight.to(torch.float32)
+    return x * cos - y * sin, y * cos + x * sin
+
+
+def kernel(
+    out: torch.Tensor,
+    scale: torch.Tensor | None,
+    flat_cache: torch.Tensor,
+    flat_written: torch.Tensor,
+    block_size: int,
+    stride_block: int,
+    stride_head: int,
+    stride_slot: int,
+    slot_mapping: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    q_weight: torch.Tensor,
+    k_weight: torch.Tensor,
+    cos_sin: torch.Tensor,
+    positions: torch.Tensor,
+    epsilon: float,
+    block_table: torch.Tensor,
+    seq_lens: torch.Tensor,
+    softmax_scale: float,
+    partials: torch.Tensor,
+    sums: torch.Tensor,
+    arrived: torch.Tensor,
+) -> None:
+    num_seqs, kv_heads, group, _, half = q.size()
+    kv_heads, group, half = hl.specialize((kv_heads, group, half))
+    head_dim = 2 * half
+    block_size = hl.specialize(block_size)
+    splits = hl.register_block_size(1, 64)
+    least = hl.register_block_size(64, 4096)
+    size_t = hl.register_block_size(16, 128)
+    hl.pdl_launch_dependents()
+    # Parts that only long sequences have come first, so that what starts last is short.
+    for head, seq, behind in hl.grid([kv_heads, num_seqs, splits]):
+        split = splits - 1 - behind
+        length = seq_lens[seq]
+        cached = torch.clamp(length - 1, min=0)
+        joined = torch.clamp((cached + least - 1) // least, 1, splits).to(torch.int32)
+        if split < joined:
+            # None but the last is empty, as joined <= splits <= least.
+            part = (cached + joined - 1) // joined
+            begin = split * part
+            end = torch.minimum(begin + part, cached)
+            newest = (split == joined - 1) & (length > 0)
+            position = positions[seq]
+            cos = cos_sin[position, 0, :].to(torch.float32)
+            sin = cos_sin[position, 1, :].to(torch.float32)
+            q_first_weight, q_second_weight = q_weight[0, :], q_weight[1, :]
+            k_first_weight, k_second_weight = k_weight[0, :], k_weight[1, :]
+            column = hl.arange(head_dim).to(torch.int64)
+            half_column = hl.arange(half).to(torch.int64)
+            for tile_t in hl.tile(begin, torch.minimum(begin + size_t, end), block_size=size_t):
+                page = block_table[seq, tile_t.index // block_size].to(torch.int64)
+                row = page * stride_block + (tile_t.index % block_size) * stride_slot
+                base = (row + head * stride_head)[:, None] * 8
+                pdl.prefetch_rows(flat_cache, base, 2 * head_dim)
+            pdl.wait()
+            q_first, q_second = norm_rope_head(
+                q[seq, head, :, 0, :],
+                q[seq, head, :, 1, :],
+                q_first_weight,
+                q_second_weight,
+                cos,
+                sin,
+                epsilon,
+            )
+            q_first, q_second = q_first.to(torch.bfloat16), q_second.to(torch.bfloat16)
+            k_first, k_second = norm_rope_head(
+                k[seq, head, 0, :],
+                k[seq, head, 1, :],
+                k_first_weight,
+                k_second_weight,
+                cos,
+                sin,
+                epsilon,
+            )
+            k_first, k_second = k_first.to(torch.bfloat16), k_second.to(torch.bfloat16)
+            new_value = v[seq, head, :]
+            products = q_first.to(torch.float32) * k_first.to(torch.float32)[None, :]
+            products += q_second.to(torch.float32) * k_second.to(torch.float32)[None, :]
+            log2_scale = softmax_scale * 1.4426950408889634
+            score = torch.sum(products, dim=-1) * log2_scale
+            top = torch.where(newest, score, float("-inf"))
+            total = torch.where(newest, hl.full([group], 1.0, dtype=torch.float32), 0.0)
+            acc = hl.zeros([group, head_dim], dtype=torch.float32)
+            acc = acc + torch.where(newest, new_value.to(torch.float32), 0.0)[None, :]
+            for tile_t in hl.tile(begin, end, block_size=size_t):
+                page = block_table[seq, tile_t.index // block_size].to(torch.int64)
+                row = page * stride_block + (tile_t.index % block_size) * stride_slot
+                base = (row + head * stride_head)[:, None] * 8
+                inside = (tile_t.index < end)[:, None]
+                first = hl.load(flat_cache, [base + half_column[None, :]], extra_mask=inside)
+                second = hl.load(
+                    flat_cache, [base + (half + half_column)[None, :]], extra_mask=inside
+                )
+                scores = hl.dot(q_first, first.transpose(0, 1))
+                scores = hl.dot(q_second, second.transpose(0, 1), acc=scores) * log2_scale
+                scores = torch.where((tile_t.index < end)[None, :], scores, float("-inf"))
+                new_top = torch.maximum(top, torch.amax(scores, dim=1))
+                weight = torch.exp2(scores - new_top[:, None])
+                shrink = torch.exp2(top - new_top)
+                total = total * shrink + torch.sum(weight, dim=1)
+                value = hl.load(
+                    flat_cache, [base + (head_dim + column)[None, :]], extra_mask=inside
+                )
+                acc = hl.dot(weight.to(value.dtype), value, acc=acc * shrink[:, None])
+                top = new_top
+            slot = slot_mapping[seq]
+            writes = newest & (slot >= 0)
+            slot = torch.where(writes, slot, 0)
+            to = (slot // block_size) * stride_block + (slot % block_size) * stride_slot
+            to = (to + head * stride_head) * 8
+            hl.store(flat_written, [to + half_column], k_first, extra_mask=writes)
+            hl.store(flat_written, [to + half + half_column], k_second, extra_mask=writes)
+            hl.store(flat_written, [to + head_dim + column], new_value, extra_mask=writes)
+            if joined > 1:
+                partials[split, seq, head, :, :] = acc / total[:, None]
+                sums[split, seq, head, :] = top + torch.log2(total)
+                before = hl.atomic_add(arrived, [seq, head], 1, sem="acq_rel")
+                if before == joined - 1:
+                    arrived[seq, head] = 0
+                    for tile_s in hl.tile(0, joined, block_size=splits):
+                        present = (tile_s.index < joined)[:, None]
+                        found = torch.where(present, sums[tile_s, seq, head, :], float("-inf"))
+                        share = torch.exp2(found - torch.amax(found, dim=0)[None, :])
+                        parts = partials[tile_s, seq, head, :, :] * share[:, :, None]
+                        whole = torch.sum(share, dim=0)
+                        mixed = torch.sum(parts, dim=0) / whole[:, None]
+                        if scale is None:
+                            out[seq, head, :, :] = mixed.to(out.dtype)
+                        else:
+                            s = torch.clamp(torch.amax(torch.abs(mixed), dim=-1), min=1e-10)
+                            s = s * (1.0 / 448.0)
+                            scale[seq, head, :] = s
+                            out[seq, head, :, :] = (mixed * (1.0 / s)[:, None]).to(out.dtype)
+            else:
+                mixed = acc / torch.where(total > 0.0, total, 1.0)[:, None]
+                if scale is None:
+                    out[seq, head, :, :] = mixed.to(out.dtype)
+                else:
+                    s = torch.clamp(torch.amax(torch.abs(mixed), dim=-1), min=1e-10)
+                    s = s * (1.0 / 448.0)
+                    scale[seq, head, :] = s
+                    out[seq, head, :, :] = (mixed * (1.0 / s)[:, None]).to(out.dtype)
+
+
+def kernel_args(
+    out: torch.Tensor, kv_cache: torch.Tensor, slot_mapping: torch.Tensor, qkv: torch.Tensor,
+    q_weight: torch.Tensor, k_weight: torch.Tensor, cos_sin_cache: torch.Tensor,
+    positions: torch.Tensor, epsilon: float, block_table: torch.Tensor, seq_lens: torch.Tensor,
+    softmax_scale: float, workspace: torch.Tensor, scale: torch.Tensor | None,
+) -> tuple[object, ...]:  # fmt: skip
+    """The op's arguments -> the kernel's: the cache flat, with its strides in units of 16 bytes.
+
+    So that Triton sees that rows are aligned, and loads 16 bytes at a time. The cache comes twice:
+    Triton does not let loads run ahead of a store into the tensor that they read. Raises ValueError
+    for strides that are no such units; those of a trace are symbols, and a pack says what it
+    assumes.
+    """
+    *strides, last = kv_cache.stride()
+    if any(isinstance(stride, int) and stride % VECTOR for stride in strides) or last != 1:
+        raise ValueError(
+            f"{OP.name}: kv_cache has strides {kv_cache.stride()}; the last must be 1, the "
+            f"others multiples of {VECTOR}"
+        )
+    kv_heads, block_size, d = kv_cache.shape[1], kv_cache.shape[2], kv_cache.shape[3] // 2
+    q_size, kv_size = out.shape[1], kv_heads * d
+    heads = (kv_heads, q_size // (kv_heads * d))
+    q, k, v = qkv.split([q_size, kv_size, kv_size], dim=1)
+    num_seqs, (_, group) = out.shape[0], heads
+    rows = num_seqs * kv_heads * group
+    # Of a configuration that splits there is room (`serves`); others use none of it.
+    partials = workspace.as_strided(
+        (split_k.slots(ROOM // (rows * d)), num_seqs, *heads, d),
+        (rows * d, kv_heads * group * d, group * d, d, 1),
+        split_k.COUNTED,
+    )
+    sums = workspace.as_strided(
+        (split_k.slots(SUMS // rows), num_seqs, *heads),
+        (rows, kv_heads * group, group, 1),
+        split_k.SIZE - SUMS,
+    )
+    counted = split_k.COUNTED // kv_heads
+    arrived = workspace[: counted * kv_heads].view(torch.int32).view(counted, kv_heads)
+    flat = flatten(kv_cache)
+    return (
+        out.unflatten(1, (*heads, d)),
+        None if scale is None else scale.unflatten(1, heads),
+        flat,
+        flat,
+        block_size,
+        *(stride // VECTOR for stride in strides),
+        slot_mapping,
+        q.unflatten(1, (*heads, 2, d // 2)),
+        k.unflatten(1, (kv_heads, 2, d // 2)),
+        v.unflatten(1, (kv_heads, d)),
+        q_weight.view(2, d // 2),
+        k_weight.view(2, d // 2),
+        cos_sin_cache.unflatten(1, (2, d // 2)),
+        positions,
+        epsilon,
+        block_table,
+        seq_lens,
+        softmax_scale,
+        partials,
+        sums,
+        arrived,
+    )
+
+
+def reference(
+    out: torch.Tensor, kv_cache: torch.Tensor, slot_mapping: torch.Tensor, qkv: torch.Tensor,
+    q_weight: torch.Tensor, k_weight: torch.Tensor, cos_sin_cache: torch.Tensor,
+    positions: torch.Tensor, epsilon: float, block_table: torch.Tensor, seq_lens: torch.Tensor,
+    softmax_scale: float, workspace: torch.Tensor | None = None, scale: torch.Tensor | None = None,
+) -> None:  # fmt: skip
+    kv_heads, block_size, d = kv_cache.shape[1], kv_cache.shape[2], kv_cache.shape[3] // 2
+    heads = qkv.unflatten(1, (-1, d))
+    q, k, v = heads.split([heads.shape[1] - 2 * kv_heads, kv_heads, kv_heads], dim=1)
+    cos_sin = cos_sin_cache[positions]
+    q = norm_rope_reference(q, q_weight, cos_sin, epsilon).to(qkv.dtype).double()
+    exact = norm_rope_reference(k, k_weight, cos_sin, epsilon)
+    k = exact.to(qkv.dtype)
+    mixed = torch.zeros(out.shape, dtype=torch.double, device=out.device)
+    for seq, length in enumerate(seq_lens.tolist()):
+        if length == 0:
+            continue
+        if (slot := int(slot_mapping[seq])) >= 0:
+            place = slot // block_size, slice(None), slot % block_size
+            kv_cache[place] = torch.cat((exact[seq], v[seq]), dim=-1).to(kv_cache.dtype)
+        pages = block_table[seq, : -(-length // block_size)].long()
+        tokens = kv_cache[pages].transpose(1, 2).flatten(0, 1)[: length - 1].transpose(0, 1)
+        tokens = torch.cat((tokens, torch.cat((k[seq], v[seq]), dim=-1).unsqueeze(1)), dim=1)
+        keys, values = tokens.double().chunk(2, dim=-1)
+        queries = q[seq].unflatten(0, (kv_heads, -1))
+        weights = (queries @ keys.transpose(1, 2) * softmax_scale).softmax(-1)
+        mixed[seq] = (weights @ values).flatten()
+    if scale is None:
+        out.copy_(mixed)
+    else:
+        group_quant_reference(out, mixed, scale)
+
+
+def sample(dims: Dims, num_tokens: int, make: Sample) -> tuple[object, ...]:
+    q_heads, kv_heads, d, block_size, quantised = dims
+    blocks = -(-3 * CONTEXT // 2 // block_size)
+    # Beyond 256 sequences they share blocks, as with a common prefix: 40 GB would be too much.
+    shares = max(1, min(num_tokens, 256)) if isinstance(num_tokens, int) else num_tokens
+    num_blocks = blocks * shares
+    # The tokens' own slots are in blocks that no other sequence reads.
+    more = -(-num_tokens // block_size)
+    cache = make.randn((num_blocks + more, block_size, kv_heads, 2 * d), torch.bfloat16)
+    cache[num_blocks:].copy_(make.empty((more, block_size, kv_heads, 2 * d)))
+    return (
+        make.empty((num_tokens, q_heads * d), FP8 if quantised else torch.bfloat16),
+        cache.transpose(1, 2),
+        num_blocks * block_size + make.permutation(num_tokens, more * block_size),
+        make.randn((num_tokens, (q_heads + 2 * kv_heads) * d), torch.bfloat16),
+        make.randn((d,), torch.bfloat16, mean=1.0, std=0.2),
+        make.randn((d,), torch.bfloat16, mean=1.0, std=0.2),
+        make.randn((4096, d), torch.bfloat16, std=0.5),
+        make.integers((num_tokens,), 0, 4096),
+        1e-6,
+        make.integers((num_tokens, blocks), 0, num_blocks).to(torch.int32),
+        make.integers((num_tokens,), CONTEXT // 2, 3 * CONTEXT // 2).to(torch.int32),
+        d**-0.5,
+        make.zeros((split_k.SIZE,), torch.float32),
+        make.empty((q_heads * d // GROUP, num_tokens), torch.float32).t() if quantised else None,
+    )
+
+
+def default_config(dims: Dims, num_tokens: int) -> Config:
+    """Splits until two programs share each multiprocessor, and long sequences in any case."""
+    idle = 2 * MULTIPROCESSORS // (num_tokens * dims.num_kv_heads)
+    splits = min(16, power_of_2(max(4, idle)))
+    while not serves(dims, _config(splits, 64, 64, 4, 3), num_tokens):
+        splits //= 2
+    # On an H100 parts of 1024 tokens were best from 16 sequences on (docs/performance-log.md).
+    return _config(splits, 64 if idle >= 8 else 256 if idle >= 2 else 1024, 64, 4, 3)
+
+
+def space(dims: Dims, num_tokens: int) -> list[Config]:
+    """Splits x least tokens of one x tokens of a tile x warps x stages.
+
+    Keys wait for the block table, so that Triton makes a buffer of every other stage only: 3 stages
+    have one tile on its way, 5 have two.
+    """
+    configs = [
+        _config(splits, least, tile, warps, stages)
+        for splits in (1, 2, 4, 8, 16, 32)
+        for least in (64, 128, 256, 512, 1024)
+        for tile in (32, 64, 128)
+        for warps in (2, 4, 8)
+        for stages in (3, 5, 7, 9)
+        if tile <= least and 8 <= tile // warps <= 32 and (splits > 1 or least == 1024)
+        if 4 * dims.head_dim * tile * (stages // 2) < SHARED
+    ]
+    most = max(4, 16 * MULTIPROCESSORS // (num_tokens * dims.num_kv_heads))
+    return [c for c in configs if c["block_sizes"][0] <= most and serves(dims, c, num_tokens)]
+
+
+def serves(dims: Dims, config: Config, num_tokens: int) -> bool:
+    """Whether what the parts found has room in the workspace."""
+    splits = config["block_sizes"][0]
+    rows = splits * num_tokens * dims.num_q_heads
+    counted = num_tokens * dims.num_kv_heads <= split_k.COUNTED
+    return splits == 1 or (counted and rows <= SUMS and rows * dims.head_dim <= ROOM)
+
+
+def _config(splits: int, least: int, tile: int, warps: int, stages: int) -> Config:
+    return Config(block_sizes=[splits, least, tile], num_warps=warps, num_stages=stages)
+
+
+OP = Op(
+    name="fused_qk_norm_rope_paged_attention",
+    schema="(Tensor(a!) out, Tensor(b!) kv_cache, Tensor slot_mapping, Tensor qkv, "
+    "Tensor q_weight, Tensor k_weight, Tensor cos_sin_cache, Tensor positions, float epsilon, "
+    "Tensor block_table, Tensor seq_lens, float softmax_scale, Tensor workspace, "
+    "Tensor(c!)? scale=None, int plan=-1) -> ()",
+    kernel=kernel,
+    kernel_args=kernel_args,
+    reference=reference,
+    dims=Dims,
+    dims_of=lambda out, kv_cache, *rest: Dims(
+        2 * out.shape[1] // kv_cache.shape[3],
+        kv_cache.shape[1],
+        kv_cache.shape[3] // 2,
+        kv_cache.shape[2],
+        rest[-1] is not None,
+    ),
+    sample=sample,
+    default_config=default_config,
+    space=space,
+    serves=serves,
+    multiples=(("kv_cache", VECTOR),),
+    most_tokens=512,
+    bytes_moved=lambda dims, m: (
+        m * dims.head_dim * 4 * (dims.num_q_heads + CONTEXT * dims.num_kv_heads)
+    ),
+)
