@@ -198,7 +198,7 @@ def _magnitude(op: Op, args: tuple[Any, ...]) -> torch.Tensor | None:
         _, a, b, *scales = args
         op.reference(total, _absolute(a), _absolute(b), *scales)
     elif _attends(op):
-        out, kv_cache, slots, qkv, *rest, _, _ = args
+        _, kv_cache, slots, qkv, *rest, _, _ = args
         kv_cache, qkv = copy_of(kv_cache), copy_of(qkv)
         values = kv_cache.shape[1] * kv_cache.shape[3] // 2
         kv_cache.chunk(2, dim=-1)[1].abs_()

@@ -17,12 +17,12 @@ With `scale`, the output is quantised as by per_token_group_fp8_quant; a head is
 
     scale[s, h] = max(amax |out[s, h]|, 1e-10) / 448;  out[s, h] = fp8(out[s, h] / scale[s, h])
 
-Shapes: out [M, Hq D] bf16, or float8_e4m3fn where scale, [M, Hq] float32 with any strides, is given;
-kv_cache [num_blocks, Hkv, block_size, 2 D] bf16 with any strides that are multiples of 8 and whose
-last is 1 (vLLM's logical layout; NHD or HND in memory); slot_mapping [M] int64; qkv
-[M, (Hq + 2 Hkv) D] bf16; q_weight, k_weight [D] bf16; cos_sin_cache [P, D] bf16 or float32 (cos,
-then sin); positions [M] int64; block_table [M, blocks] int32, seq_lens [M] int32; workspace: of
-`split_k.workspace`. G = Hq / Hkv; D = 128 where scale is given.
+Shapes: out [M, Hq D] bf16; with scale, [M, Hq] float32 with any strides, float8_e4m3fn; kv_cache
+[num_blocks, Hkv, block_size, 2 D] bf16 with any strides that are multiples of 8 and whose last is 1
+(vLLM's logical layout; NHD or HND in memory); slot_mapping [M] int64; qkv [M, (Hq + 2 Hkv) D] bf16;
+q_weight, k_weight [D] bf16; cos_sin_cache [P, D] bf16 or float32 (cos, then sin); positions [M]
+int64; block_table [M, blocks] int32, seq_lens [M] int32; workspace: of `split_k.workspace`.
+G = Hq / Hkv; D = 128 where scale is given.
 Bytes: 4 D Hkv sum(seq_lens) and, small beside it, 4 M Hq D. Source: vLLM
 `csrc/fused_qknorm_rope_kernel.cu`, `csrc/cache_kernels.cu` reshape_and_cache_flash and
 `csrc/attention/paged_attention_v2.cu`, one after the other.
@@ -142,6 +142,7 @@ def kernel(
             k_first_weight, k_second_weight = k_weight[0, :], k_weight[1, :]
             column = hl.arange(head_dim).to(torch.int64)
             half_column = hl.arange(half).to(torch.int64)
+            # What the cache has was written by earlier steps: its first tile may be asked for now.
             for tile_t in hl.tile(begin, torch.minimum(begin + size_t, end), block_size=size_t):
                 page = block_table[seq, tile_t.index // block_size].to(torch.int64)
                 row = page * stride_block + (tile_t.index % block_size) * stride_slot
