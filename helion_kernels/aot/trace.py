@@ -30,9 +30,13 @@ OPEN = {
 """Sizes that neither num_tokens nor the static dims decide -> what they may not exceed."""
 
 
+DECIDED = {("kv_cache", 2), ("slot_mapping", 0)}
+"""But for ops of a decode step: their dims name the block size, and each token has a slot."""
+
+
 def is_open(op: Op, argument: str, d: int) -> bool:
     """Whether calls of op may differ in that size."""
-    decided = argument == "kv_cache" and d == 2 and "block_size" in op.dims._fields  # type: ignore[attr-defined]
+    decided = (argument, d) in DECIDED and "block_size" in op.dims._fields  # type: ignore[attr-defined]
     return (argument, d) in OPEN and not decided
 
 

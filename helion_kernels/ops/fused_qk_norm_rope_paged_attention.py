@@ -341,14 +341,14 @@ def sample(dims: Dims, num_tokens: int, make: Sample) -> tuple[object, ...]:
     # Beyond 256 sequences they share blocks, as with a common prefix: 40 GB would be too much.
     shares = max(1, min(num_tokens, 256)) if isinstance(num_tokens, int) else num_tokens
     num_blocks = blocks * shares
-    # The tokens' own slots are in blocks that no other sequence reads.
-    more = -(-num_tokens // block_size)
-    cache = make.randn((num_blocks + more, block_size, kv_heads, 2 * d), torch.bfloat16)
-    cache[num_blocks:].copy_(make.empty((more, block_size, kv_heads, 2 * d)))
+    # Each token's own slot is in a block that nothing else reads: blocks above are shared.
+    own = num_blocks - 1 + make.integers((num_tokens,), 1, 2).cumsum(0)
+    cache = make.randn((num_blocks + num_tokens, block_size, kv_heads, 2 * d), torch.bfloat16)
+    cache[num_blocks:].copy_(make.empty((num_tokens, block_size, kv_heads, 2 * d)))
     return (
         make.empty((num_tokens, q_heads * d), FP8 if quantised else torch.bfloat16),
         cache.transpose(1, 2),
-        num_blocks * block_size + make.permutation(num_tokens, more * block_size),
+        own * block_size + make.integers((num_tokens,), 0, block_size),
         make.randn((num_tokens, (q_heads + 2 * kv_heads) * d), torch.bfloat16),
         make.randn((d,), torch.bfloat16, mean=1.0, std=0.2),
         make.randn((d,), torch.bfloat16, mean=1.0, std=0.2),

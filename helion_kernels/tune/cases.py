@@ -94,4 +94,5 @@ def _rarity(name: str, dims: tuple[Any, ...]) -> float:
     on demand, and the rope kernel leaves the KV cache to upstream only where its layout or type is
     unusual."""
     lm_head = name == "scaled_mm" and dims[0] >= LM_HEAD_ROWS
-    return RARE if lm_head or name == "fused_qk_norm_rope" or dims[-1] is False else 1.0
+    first_norm = name.startswith("rms_norm") and not dims[-1]
+    return RARE if lm_head or first_norm or name == "fused_qk_norm_rope" else 1.0

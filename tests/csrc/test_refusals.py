@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import SMALL, arguments
 
-from helion_kernels import native
+from helion_kernels import OPS, native
 from helion_kernels.aot.index import PackError
 
 CACHE = "fused_qk_norm_rope_kv_write"
@@ -50,7 +50,8 @@ WRONG = [
     (ATTENTION, "block_table", lambda x: x[0], "block_table has 1 dimensions instead of 2"),
     (ATTENTION, "seq_lens", lambda x: x.long(), "seq_lens has dtype"),
     (ATTENTION, "seq_lens", lambda x: torch.cat([x, x]), "seq_lens has 10 rows"),
-    (ATTENTION, "q", lambda x: x.float(), "q has dtype"),
+    (ATTENTION, "qkv", lambda x: x.float(), "qkv has dtype"),
+    (ATTENTION, "slot_mapping", lambda x: x[:4], "slot_mapping has 4 rows"),
     (ATTENTION, "kv_cache", lambda x: x.half(), "kv_cache has dtype"),
     (ATTENTION, "kv_cache", lambda x: x[:, :, :8], "kv_cache has size 8 in dimension 2 instead of"),
     (ATTENTION, "kv_cache", lambda x: x[:, :1], "kv_cache has size 1 in dimension 1 instead of 2"),
@@ -91,16 +92,17 @@ def test_a_cache_whose_rows_are_not_aligned(dimension, kernels, mock):
     """Its strides are divided by 8 before the code sees them."""
     number, found, _ = planned(kernels, ATTENTION)
     args = arguments(signature_of(kernels, found[0]), 5, 0, "cpu")
-    blocks, heads, slots, width = args[2].shape
+    cache = [argument.name for argument in OPS[ATTENTION].arguments].index("kv_cache")
+    blocks, heads, slots, width = args[cache].shape
     # Multiples of 128, as the code was compiled for, but for one that only its quotient is.
     strides = [2 * heads * slots * width, 2 * slots * width, width, 1]
     whole = torch.empty(blocks * strides[0] + 64, dtype=torch.bfloat16)
-    args[2] = whole.as_strided(args[2].shape, strides)
+    args[cache] = whole.as_strided(args[cache].shape, strides)
     before = mock.launches
     call(ATTENTION, args, number)
     assert mock.launches == before + 1
     strides[dimension] += 4
-    args[2] = whole.as_strided(args[2].shape, strides)
+    args[cache] = whole.as_strided(args[cache].shape, strides)
     message = f"kv_cache has a size or stride of {strides[dimension]}; .* multiples of 8"
     with pytest.raises(RuntimeError, match=message):
         call(ATTENTION, args, number)

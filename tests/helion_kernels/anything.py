@@ -186,7 +186,7 @@ def disagreements(op: Op, expected: Expected, actual: tuple[Any, ...]) -> list[s
             amiss = nan != bad
         else:  # Its sum may be of either sign where it cancels, and infinity times it too.
             bad = ~magnitude.isfinite()
-            amiss = torch.where(bad, got[i].isfinite(), nan)
+            amiss = torch.where(bad, got[i].float().isfinite(), nan)
             magnitude = magnitude.masked_fill(bad, 0.0)
         if int(amiss.sum()):
             found.append(

@@ -144,7 +144,7 @@ def test_what_is_written_is_what_the_schema_declares(name):
         if isinstance(x, torch.Tensor)
         and not torch.equal(*(t.contiguous().view(torch.uint8) for t in (x, y)))
     ]
-    assert changed == OPS[name].outputs
+    assert changed == [i for i in OPS[name].outputs if args[i] is not None]
 
 
 @pytest.mark.parametrize("name", OPS)
