@@ -19,6 +19,7 @@ from vllm.helion.layer import Call, HelionDecoderLayer
 HEADS = (4, 2, 128)
 BLOCK_SIZE = 16
 LENGTHS = (5, 33, 17)
+CONFIG = SimpleNamespace(kv_transfer_config=None)
 NAME = "model.layers.0.self_attn.attn"
 
 
@@ -196,7 +197,7 @@ def switch(monkeypatch):
 
 
 def test_plain_attention_is_ours(switch):
-    assert all(layer._attends(Upstream(None), size) for size in (16, 32, 64, 128))
+    assert all(layer._attends(Upstream(None), size, CONFIG) for size in (16, 32, 64, 128))
 
 
 @pytest.mark.parametrize(
@@ -211,11 +212,15 @@ def test_plain_attention_is_ours(switch):
 def test_attention_of_another_kind_is_upstreams(name, value, switch):
     attn = Upstream(None)
     setattr(attn.impl, name, value)
-    assert not layer._attends(attn, BLOCK_SIZE)
+    assert not layer._attends(attn, BLOCK_SIZE, CONFIG)
+
+
+def test_with_a_kv_connector_it_is_upstreams_which_calls_it_around_each_layer(switch):
+    assert not layer._attends(Upstream(None), BLOCK_SIZE, SimpleNamespace(kv_transfer_config=1))
 
 
 def test_blocks_of_a_size_that_is_no_power_of_two_are_upstreams(switch):
-    assert not layer._attends(Upstream(None), 48)
+    assert not layer._attends(Upstream(None), 48, CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -223,4 +228,4 @@ def test_blocks_of_a_size_that_is_no_power_of_two_are_upstreams(switch):
 )
 def test_switches(name, value, switch):
     switch(name, value)
-    assert not layer._attends(Upstream(None), BLOCK_SIZE)
+    assert not layer._attends(Upstream(None), BLOCK_SIZE, CONFIG)

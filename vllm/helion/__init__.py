@@ -4,7 +4,7 @@
     activate.py   what happens in every process: defaults, the cpu block-FP8 kernel, checks
     model_info.py what upstream asks a model before it loads it
     served.py     which models and layers we serve, and the reason where we do not
-    layer.py      the decoder layer as ten calls
+    layer.py      the decoder layer as eight to ten calls
     graphs.py     CUDA graphs of decode steps, in which attention is ours
     fp8.py        the two FP8 formats: what a linear layer and an activation are in each
     prepare.py    after loading: a launcher for everything that the model can call

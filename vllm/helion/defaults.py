@@ -28,12 +28,14 @@ class Qwen3Defaults(VerifyAndUpdateConfig):
         from vllm.platforms import current_platform
 
         compilation = vllm_config.compilation_config
-        # The user's own choice wins: any of these set means that they made one.
+        # The user's own choice wins: any of these set means that they made one. A KV connector
+        # that works layer by layer takes piecewise graphs, and those torch.compile.
         chosen = (
             compilation.mode is not None
             or compilation.cudagraph_mode is not None
             or vllm_config.optimization_level != OptimizationLevel.O2
             or vllm_config.model_config.enforce_eager
+            or _transfers_by_layer(vllm_config)
         )
         if chosen:
             return
@@ -46,3 +48,14 @@ class Qwen3Defaults(VerifyAndUpdateConfig):
             "Helion: torch.compile off%s (--compilation-config overrides this)",
             ", FULL CUDA graphs" if current_platform.is_cuda() else "",
         )
+
+
+def _transfers_by_layer(vllm_config: "VllmConfig") -> bool:
+    """Whether a KV connector must be called between layers, which no full CUDA graph does."""
+    transfer = vllm_config.kv_transfer_config
+    if transfer is None or not transfer.is_kv_transfer_instance:
+        return False
+    from vllm.distributed.kv_transfer.kv_connector.factory import KVConnectorFactory
+
+    connector = KVConnectorFactory.get_connector_class(transfer)
+    return connector.requires_piecewise_for_cudagraph(transfer.kv_connector_extra_config)

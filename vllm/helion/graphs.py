@@ -2,7 +2,7 @@
 """CUDA graphs for decode steps of their own, so that those run our attention.
 
 Under cudagraph mode FULL upstream captures one graph for each number of tokens, which serves a
-decode step and any mixture of prompts alike; `paged_attention` knows steps of one token a sequence
+decode step and any mixture of prompts alike; our attention knows steps of one token a sequence
 only. Modes with a decode routine of their own leave out mixed steps, or need torch.compile.
 """
 

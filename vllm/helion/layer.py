@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from helion_kernels import qwen3  # registers torch.ops.helion_kernels
-from vllm.config import get_current_vllm_config
+from vllm.config import VllmConfig, get_current_vllm_config
 from vllm.config.compilation import CompilationMode
 from vllm.distributed import tensor_model_parallel_all_reduce
 from vllm.forward_context import get_forward_context
@@ -63,7 +63,8 @@ class HelionDecoderLayer:
         self.qkv_mm = Call(format.scaled_mm, self.q_size + 2 * self.kv_size, hidden)
         self.qk_norm_rope = Call("fused_qk_norm_rope", *heads)
         self.qk_norm_rope_kv_write = Call("fused_qk_norm_rope_kv_write", *heads)
-        block_size = get_current_vllm_config().cache_config.block_size
+        vllm_config = get_current_vllm_config()
+        block_size = vllm_config.cache_config.block_size
         quantises = qwen3.quantises(format.grouped, attention.head_dim)
         self.decode_attention = Call(
             "fused_qk_norm_rope_paged_attention", *heads, block_size, quantises
@@ -74,7 +75,7 @@ class HelionDecoderLayer:
         self.silu_and_mul_quant = Call(format.silu_and_mul_quant, self.intermediate)
         self.down_mm = Call(format.scaled_mm, hidden, self.intermediate)
         self.writes_kv = _writes_kv(self.attn)
-        self.attends = self.writes_kv and _attends(self.attn, block_size)
+        self.attends = self.writes_kv and _attends(self.attn, block_size, vllm_config)
         if self.attends:
             graphs.use()
         self.workspace: torch.Tensor | None = None
@@ -197,7 +198,7 @@ def _writes_kv(attn: nn.Module) -> bool:
     )
 
 
-def _attends(attn: nn.Module, block_size: int) -> bool:
+def _attends(attn: nn.Module, block_size: int, vllm_config: VllmConfig) -> bool:
     """Whether our attention may serve decode steps: plain causal attention over all tokens."""
     impl = attn.impl
     plain = (
@@ -209,6 +210,8 @@ def _attends(attn: nn.Module, block_size: int) -> bool:
     # With batch invariance a token beside a prompt must get the bits that it gets in a decode step.
     return (
         plain
+        # Around each layer's attention upstream's op calls a connector, which may wait for its KV.
+        and vllm_config.kv_transfer_config is None
         and block_size & (block_size - 1) == 0
         and switches.attention()
         and not switches.batch_invariant()
