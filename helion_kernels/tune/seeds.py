@@ -15,18 +15,22 @@ PER_BUCKET = 4
 
 
 def seeds(case: Case, journal: Journal, gpu: str) -> list[Config]:
-    """The best of neighbouring buckets, today's choice, the op's rule, the best of like sizes."""
+    """Today's choice, the best of neighbouring buckets, the op's rule, the best of like sizes."""
     op, dims, num_tokens = case.op, case.dims, case.num_tokens
     buckets = [r for r in journal.of(op.name, tuple(dims)) if r.num_tokens != num_tokens]
     buckets.sort(key=lambda record: abs(math.log(record.num_tokens / num_tokens)))
-    found = [config for record in buckets[:BUCKETS] for config, _ in record.times[:PER_BUCKET]]
-    today = select.choose(op, dims, num_tokens, gpu)[-1].config
-    if today is not None:
-        found.append(today)
+    found = today(case, gpu)
+    found += [config for record in buckets[:BUCKETS] for config, _ in record.times[:PER_BUCKET]]
     found.append(op.default_config(dims, num_tokens))
     if near := nearest_dims(case, list(journal.records.values())):
         found += [config for config, _ in near.times[:PER_BUCKET]]
     return found
+
+
+def today(case: Case, gpu: str) -> list[Config]:
+    """What serves the case without this tuning; nothing if it is stock."""
+    config = select.choose(case.op, case.dims, case.num_tokens, gpu)[-1].config
+    return [] if config is None else [config]
 
 
 def nearest_dims(case: Case, records: Sequence[Record]) -> Record | None:
