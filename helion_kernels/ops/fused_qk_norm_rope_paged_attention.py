@@ -34,15 +34,15 @@ of its sum) goes to the workspace, and the program that arrives last joins the p
 whoever it is, so that results repeat bit for bit.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 
-from helion_kernels import pdl, split_k
+from helion_kernels import attention, pdl, split_k
+from helion_kernels.attention import Dims
 from helion_kernels.fp8 import FP8, GROUP
-from helion_kernels.gemm import MULTIPROCESSORS, SHARED
 from helion_kernels.kv_cache import flatten
-from helion_kernels.op import Config, Op, Sample, power_of_2
+from helion_kernels.op import Op, Sample
 from helion_kernels.ops.fused_qk_norm_rope import norm_rope_reference
 from helion_kernels.ops.per_token_group_fp8_quant import group_quant_reference
 
@@ -50,22 +50,10 @@ if TYPE_CHECKING:
     import helion.language as hl
 
 
-class Dims(NamedTuple):
-    num_q_heads: int
-    num_kv_heads: int
-    head_dim: int
-    block_size: int
-    quantised: bool
-
-
 CONTEXT = 600
 """Tokens of a sequence in samples, on the average."""
 VECTOR = 8
 """Elements of 16 bytes."""
-SUMS = 1 << 17
-"""Words at the end of the workspace, for the logarithms."""
-ROOM = split_k.SIZE - split_k.COUNTED - SUMS
-"""Words before them, for the parts."""
 
 
 def norm_rope_head(
@@ -261,21 +249,7 @@ def kernel_args(
     q_size, kv_size = out.shape[1], kv_heads * d
     heads = (kv_heads, q_size // (kv_heads * d))
     q, k, v = qkv.split([q_size, kv_size, kv_size], dim=1)
-    num_seqs, (_, group) = out.shape[0], heads
-    rows = num_seqs * kv_heads * group
-    # Of a configuration that splits there is room (`serves`); others use none of it.
-    partials = workspace.as_strided(
-        (split_k.slots(ROOM // (rows * d)), num_seqs, *heads, d),
-        (rows * d, kv_heads * group * d, group * d, d, 1),
-        split_k.COUNTED,
-    )
-    sums = workspace.as_strided(
-        (split_k.slots(SUMS // rows), num_seqs, *heads),
-        (rows, kv_heads * group, group, 1),
-        split_k.SIZE - SUMS,
-    )
-    counted = split_k.COUNTED // kv_heads
-    arrived = workspace[: counted * kv_heads].view(torch.int32).view(counted, kv_heads)
+    parts = attention.parts(workspace, out.shape[0], *heads, d)
     flat = flatten(kv_cache)
     return (
         out.unflatten(1, (*heads, d)),
@@ -296,9 +270,7 @@ def kernel_args(
         block_table,
         seq_lens,
         softmax_scale,
-        partials,
-        sums,
-        arrived,
+        *parts,
     )
 
 
@@ -363,48 +335,6 @@ def sample(dims: Dims, num_tokens: int, make: Sample) -> tuple[object, ...]:
     )
 
 
-def default_config(dims: Dims, num_tokens: int) -> Config:
-    """Splits until two programs share each multiprocessor, and long sequences in any case."""
-    idle = 2 * MULTIPROCESSORS // (num_tokens * dims.num_kv_heads)
-    splits = min(16, power_of_2(max(4, idle)))
-    while not serves(dims, _config(splits, 64, 64, 4, 3), num_tokens):
-        splits //= 2
-    # On an H100 parts of 1024 tokens were best from 16 sequences on (docs/performance-log.md).
-    return _config(splits, 64 if idle >= 8 else 256 if idle >= 2 else 1024, 64, 4, 3)
-
-
-def space(dims: Dims, num_tokens: int) -> list[Config]:
-    """Splits x least tokens of one x tokens of a tile x warps x stages.
-
-    Keys wait for the block table, so that Triton makes a buffer of every other stage only: 3 stages
-    have one tile on its way, 5 have two.
-    """
-    configs = [
-        _config(splits, least, tile, warps, stages)
-        for splits in (1, 2, 4, 8, 16, 32)
-        for least in (64, 128, 256, 512, 1024)
-        for tile in (32, 64, 128)
-        for warps in (2, 4, 8)
-        for stages in (3, 5, 7, 9)
-        if tile <= least and 8 <= tile // warps <= 32 and (splits > 1 or least == 1024)
-        if 4 * dims.head_dim * tile * (stages // 2) < SHARED
-    ]
-    most = max(4, 16 * MULTIPROCESSORS // (num_tokens * dims.num_kv_heads))
-    return [c for c in configs if c["block_sizes"][0] <= most and serves(dims, c, num_tokens)]
-
-
-def serves(dims: Dims, config: Config, num_tokens: int) -> bool:
-    """Whether what the parts found has room in the workspace."""
-    splits = config["block_sizes"][0]
-    rows = splits * num_tokens * dims.num_q_heads
-    counted = num_tokens * dims.num_kv_heads <= split_k.COUNTED
-    return splits == 1 or (counted and rows <= SUMS and rows * dims.head_dim <= ROOM)
-
-
-def _config(splits: int, least: int, tile: int, warps: int, stages: int) -> Config:
-    return Config(block_sizes=[splits, least, tile], num_warps=warps, num_stages=stages)
-
-
 OP = Op(
     name="fused_qk_norm_rope_paged_attention",
     schema="(Tensor(a!) out, Tensor(b!) kv_cache, Tensor slot_mapping, Tensor qkv, "
@@ -423,9 +353,9 @@ OP = Op(
         rest[-1] is not None,
     ),
     sample=sample,
-    default_config=default_config,
-    space=space,
-    serves=serves,
+    default_config=attention.default_config,
+    space=attention.space,
+    serves=attention.serves,
     multiples=(("kv_cache", VECTOR),),
     most_tokens=512,
     bytes_moved=lambda dims, m: (

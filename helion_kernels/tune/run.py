@@ -121,7 +121,7 @@ class Tuning:
             good = [trial.config for trial in trials if not trial.problem]
             others = {key(winner) for winner in self._winners(case)}
             finalists = good[:FINALISTS] + [c for c in good[FINALISTS:] if key(c) in others]
-            # Even if there was no time to try it: an entry is not to be slower than what it replaces.
+            # Even untried for want of time: an entry is not to be slower than what it replaces.
             current = self._allowed(case, today(case, self.device.gpu))
             finalists += [config for config in current if config not in finalists]
             if before := self.journal.records.get(id_of(case)):

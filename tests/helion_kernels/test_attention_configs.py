@@ -5,10 +5,9 @@ from itertools import product
 
 import pytest
 
-from helion_kernels import OPS, select, split_k
+from helion_kernels import OPS, attention, select, split_k
 from helion_kernels.aot import cubin
 from helion_kernels.aot.target import TARGETS
-from helion_kernels.ops import fused_qk_norm_rope_paged_attention as module
 from helion_kernels.qwen3 import MODELS, calls
 
 OP = OPS["fused_qk_norm_rope_paged_attention"]
@@ -58,20 +57,20 @@ def test_the_space_holds_what_can_serve_and_nothing_twice(dims):
 @pytest.mark.parametrize("dims", ALL, ids=lambda dims: "x".join(map(str, dims)))
 def test_what_serves_has_room(dims, splits):
     """Neither counters, nor parts, nor their logarithms leave the workspace, nor meet."""
-    config = module._config(splits, 64, 64, 4, 3)
+    config = attention._config(splits, 64, 64, 4, 3)
     served = [n for n in range(1, 9000) if OP.serves(dims, config, n)]
     assert served == list(range(1, len(served) + 1)) != []
     most = len(served)
     rows = splits * most * dims.num_q_heads
     assert most * dims.num_kv_heads <= split_k.COUNTED
     end = split_k.COUNTED + rows * dims.head_dim
-    assert end <= split_k.SIZE - module.SUMS
-    assert rows <= module.SUMS
+    assert end <= split_k.SIZE - attention.SUMS
+    assert rows <= attention.SUMS
     # One more sequence would not fit.
     more = splits * (most + 1) * dims.num_q_heads
     assert (
-        more > module.SUMS
-        or more * dims.head_dim > module.ROOM
+        more > attention.SUMS
+        or more * dims.head_dim > attention.ROOM
         or (most + 1) * dims.num_kv_heads > split_k.COUNTED
     )
 

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configs of attention in decode steps: the rule where nothing is tuned, the space to search, and
+where the parts of a sequence go.
+
+Block sizes are the parts of a sequence at most, the tokens that a part has at least, and the tokens
+of a tile.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+from helion_kernels import split_k
+from helion_kernels.gemm import MULTIPROCESSORS, SHARED
+from helion_kernels.op import Config, power_of_2
+
+
+class Dims(NamedTuple):
+    num_q_heads: int
+    num_kv_heads: int
+    head_dim: int
+    block_size: int
+    quantised: bool
+
+
+SUMS = 1 << 17
+"""Words at the end of the workspace, for the logarithms."""
+ROOM = split_k.SIZE - split_k.COUNTED - SUMS
+"""Words before them, for the parts."""
+
+
+def parts(
+    workspace: torch.Tensor, num_seqs: int, kv_heads: int, group: int, head_dim: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A workspace as outputs of parts, float32 [parts, num_seqs, kv_heads, group, head_dim],
+    logarithms of their sums [parts, num_seqs, kv_heads, group] and int32 counters [.., kv_heads].
+
+    Of a config that splits there is room (`serves`); others use none of it.
+    """
+    rows = num_seqs * kv_heads * group
+    partials = workspace.as_strided(
+        (split_k.slots(ROOM // (rows * head_dim)), num_seqs, kv_heads, group, head_dim),
+        (rows * head_dim, kv_heads * group * head_dim, group * head_dim, head_dim, 1),
+        split_k.COUNTED,
+    )
+    sums = workspace.as_strided(
+        (split_k.slots(SUMS // rows), num_seqs, kv_heads, group),
+        (rows, kv_heads * group, group, 1),
+        split_k.SIZE - SUMS,
+    )
+    counted = split_k.COUNTED // kv_heads
+    arrived = workspace[: counted * kv_heads].view(torch.int32).view(counted, kv_heads)
+    return partials, sums, arrived
+
+
+def default_config(dims: Dims, num_tokens: int) -> Config:
+    """Splits until two programs share each multiprocessor, and long sequences in any case."""
+    idle = 2 * MULTIPROCESSORS // (num_tokens * dims.num_kv_heads)
+    splits = min(16, power_of_2(max(4, idle)))
+    while not serves(dims, _config(splits, 64, 64, 4, 3), num_tokens):
+        splits //= 2
+    # On an H100 parts of 1024 tokens were best from 16 sequences on (docs/performance-log.md).
+    return _config(splits, 64 if idle >= 8 else 256 if idle >= 2 else 1024, 64, 4, 3)
+
+
+def space(dims: Dims, num_tokens: int) -> list[Config]:
+    """Splits x least tokens of one x tokens of a tile x warps x stages.
+
+    Keys wait for the block table, so that Triton makes a buffer of every other stage only: 3 stages
+    have one tile on its way, 5 have two.
+    """
+    configs = [
+        _config(splits, least, tile, warps, stages)
+        for splits in (1, 2, 4, 8, 16, 32)
+        for least in (64, 128, 256, 512, 1024)
+        for tile in (32, 64, 128)
+        for warps in (2, 4, 8)
+        for stages in (3, 5, 7, 9)
+        if tile <= least and 8 <= tile // warps <= 32 and (splits > 1 or least == 1024)
+        if 4 * dims.head_dim * tile * (stages // 2) < SHARED
+    ]
+    most = max(4, 16 * MULTIPROCESSORS // (num_tokens * dims.num_kv_heads))
+    return [c for c in configs if c["block_sizes"][0] <= most and serves(dims, c, num_tokens)]
+
+
+def serves(dims: Dims, config: Config, num_tokens: int) -> bool:
+    """Whether what the parts found has room in the workspace."""
+    splits = config["block_sizes"][0]
+    rows = splits * num_tokens * dims.num_q_heads
+    counted = num_tokens * dims.num_kv_heads <= split_k.COUNTED
+    return splits == 1 or (counted and rows <= SUMS and rows * dims.head_dim <= ROOM)
+
+
+def _config(splits: int, least: int, tile: int, warps: int, stages: int) -> Config:
+    return Config(block_sizes=[splits, least, tile], num_warps=warps, num_stages=stages)
