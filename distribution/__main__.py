@@ -19,6 +19,8 @@ environment:
   VLLM_HELION_CUDA_ARCH_LIST=9.0a  keep device code for these architectures only
                                    (several: 9.0a;10.0); 9.0a+PTX also keeps older PTX where
                                    nothing else would run
+  VLLM_HELION_PACK_MODELS=8b,32b   models whose kernels the cuda wheel has as machine code;
+                                   default: all that are tuned, with ..._ARCH_LIST Qwen3-8B
   VLLM_HELION_PACKS=0              no machine code for our kernels, nor for upstream's Triton
                                    kernels, in the cuda wheel: they are compiled when the engine
                                    starts, the build needs no PyTorch

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from .progress import megabytes, step
 from .tree import Tree
 
+PICTURES = (".jpg", ".png")
+"""Of documents; no code of upstream's opens one of its own."""
 OPTIONAL = ("vllm/vllm_flash_attn/_vllm_fa2_C.abi3.so", "vllm/_qutlass_C.abi3.so")
 """Libraries that upstream imports if they are there. Without device code they could but fail at
 their first call; without the file upstream says at the start that it is not available."""
@@ -60,6 +62,7 @@ def leave_out(tree: Tree, numbers: set[int]) -> None:
         unused = [name for name in tree if any(map(name.startswith, _unused_folders(majors)))]
         unused += [name for name in tree if _tuned_for_others(name, majors)]
         unused += unreached(tree, majors)
+        unused += [name for name in tree if name.endswith(PICTURES)]
         size = sum(tree[name].record()[1] for name in unused)
         for name in unused:
             del tree[name]

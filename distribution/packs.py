@@ -3,6 +3,9 @@
 
 Needs PyTorch, Triton and Helion at build time (upstream.toml, ``requires.pack``). Left out by
 VLLM_HELION_PACKS=0: the engine then compiles at its start. Upstream's: ``upstream_kernels.py``.
+
+Of which models VLLM_HELION_PACK_MODELS says, by default of all that are tuned; but of SMALL alone
+in a wheel for some architectures, which is to stay small.
 """
 
 import os
@@ -20,6 +23,9 @@ from .tree import Data, Tree
 TARGETS = {90: "sm_90"}
 """What helion_kernels/aot/target.py describes, by architecture."""
 SWITCH = "VLLM_HELION_PACKS"
+MODELS = "VLLM_HELION_PACK_MODELS"
+SMALL = ("8b",)
+"""The four that are tuned take 0.6 MB, and Hopper's wheel has 60."""
 
 
 def wanted() -> bool:
@@ -35,18 +41,26 @@ def make(root: Path, arches: list[str]) -> Tree:
     for number in sorted(numbers - set(TARGETS)):
         say("packs", f"none for sm_{number}: there the engine compiles its kernels at its start")
     return {
-        f"{KERNELS}/packs/{TARGETS[number]}.pack": _make(root, TARGETS[number])
+        f"{KERNELS}/packs/{TARGETS[number]}.pack": _make(root, TARGETS[number], models(arches))
         for number in sorted(numbers & set(TARGETS))
     }
 
 
-def _make(root: Path, target: str) -> Data:
+def models(arches: list[str]) -> list[str]:
+    """Whose kernels a wheel for arches gets; none named: all that are tuned."""
+    chosen = os.environ.get(MODELS, "").replace(",", " ").split()
+    return chosen or (list(SMALL) if arches else [])
+
+
+def _make(root: Path, target: str, models: list[str]) -> Data:
     with step("packs") as details, tempfile.TemporaryDirectory() as folder:
         # A process of its own, whose progress is the user's to see; what it compiles is cached.
         command = [sys.executable, "-m", "helion_kernels.aot", "--target", target, "--out", folder]
+        command += ["--models", *models] if models else []
         if subprocess.run(command, cwd=root, check=False, stdout=sys.stderr).returncode:
             raise BuildError(
-                f"the kernels for {target} do not compile, see above; {SWITCH}=0 leaves them out"
+                f"the kernels for {target} do not compile, see above; {SWITCH}=0 leaves them out, "
+                f"{MODELS} names models"
             )
         data = (Path(folder) / f"{target}.pack").read_bytes()
         details += [f"{target}.pack", megabytes(len(data))]

@@ -45,12 +45,21 @@ def test_packs_are_made_for_the_architectures_asked_for(
 ) -> None:
     (world.root / "helion_kernels/aot").mkdir()
     (world.root / "helion_kernels/aot/__main__.py").write_text(
-        "import sys; open(sys.argv[4] + '/sm_90.pack', 'w').write(sys.argv[2])"
+        "import sys; target, folder = sys.argv[2], sys.argv[4]\n"
+        "open(folder + '/sm_90.pack', 'w').write(' '.join([target, *sys.argv[5:]]))"
     )
     name = "helion_kernels/packs/sm_90.pack"
-    for arches in ([], ["9.0a"], ["9.0a+PTX", "10.0"]):
-        made = packs.make(world.root, arches)
-        assert {path: member.read() for path, member in made.items()} == {name: b"sm_90"}
+
+    def made(arches: list[str]) -> str:
+        ((path, member),) = packs.make(world.root, arches).items()
+        assert path == name
+        return member.read().decode()
+
+    monkeypatch.delenv(packs.MODELS, raising=False)
+    assert made([]) == "sm_90"
+    assert made(["9.0a"]) == made(["9.0a+PTX", "10.0"]) == "sm_90 --models 8b"
+    monkeypatch.setenv(packs.MODELS, "14b, 32b")
+    assert made([]) == made(["9.0a"]) == "sm_90 --models 14b 32b"
     assert "none for sm_100" in capfd.readouterr().err
     assert packs.make(world.root, ["10.0"]) == {}
     (world.root / "helion_kernels/aot/__main__.py").write_text("raise SystemExit('a reason')")

@@ -50,6 +50,11 @@ def test_an_include_by_macro_keeps_all() -> None:
     assert left_out(files, {90}) == set()
 
 
+def test_pictures_of_documents() -> None:
+    files = tree({"a.jpg": "", "docs/b.png": "", "c.md": "", "jpg.py": ""}, "vllm/")
+    assert left_out(files, {90}) == {"vllm/a.jpg", "vllm/docs/b.png"}
+
+
 def test_folders_for_other_generations() -> None:
     files = tree({f"{folder}a.py": "" for folder in foreign.FOLDERS} | {"vllm/b.py": ""}, "")
     assert left_out(files, {90, 80}) == {f"{folder}a.py" for folder in foreign.FOLDERS}
