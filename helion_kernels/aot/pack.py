@@ -27,6 +27,8 @@ _UNPACKING = 1 << 27
 """Bytes of memory to unpack code with, twice what preset 9 takes: its header may ask for 4 GiB."""
 _XZ = [{"id": lzma.FILTER_LZMA2, "preset": 9, "lc": 0, "lp": 4, "pb": 4}]
 """Of instructions of 16 bytes, as a GPU's are: 4 % smaller than with settings for text."""
+_SHARED = ("attention.py", "fp8.py", "kv_cache.py", "launch.py", "pdl.py", "split_k.py")
+"""What ops have in common: inlined code, and where in a workspace things lie."""
 _HEADER = struct.Struct("<8s32sQQ")
 _PACKAGE = Path(__file__).parents[1]
 
@@ -56,7 +58,7 @@ class Pack:
 @cache
 def fingerprint() -> str:
     """Hash of the sources that decide what a kernel computes: a pack of other ones is stale."""
-    sources = [*(_PACKAGE / "ops").glob("*.py"), _PACKAGE / "fp8.py", _PACKAGE / "launch.py"]
+    sources = [*(_PACKAGE / "ops").glob("*.py"), *(_PACKAGE / name for name in _SHARED)]
     digest = hashlib.sha256()
     for source in sorted(sources):
         text = source.read_text(encoding="utf-8").encode()

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Packs: the same bytes each time, and no pack but a sound, fitting one is read."""
 
+import ast
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import helion_kernels
 from helion_kernels.aot import build, pack
 from helion_kernels.aot.index import PackError
 
@@ -95,7 +98,7 @@ def test_refusals_are_one_line_each(built, data, tmp_path):
 
 def test_another_source_makes_a_pack_stale(monkeypatch, tmp_path, data):
     (tmp_path / "ops").mkdir()
-    for name in ("ops/op.py", "fp8.py", "launch.py"):
+    for name in ("ops/op.py", *pack._SHARED):
         (tmp_path / name).write_text("other")
     monkeypatch.setattr(pack, "_PACKAGE", tmp_path)
     pack.fingerprint.cache_clear()
@@ -105,6 +108,22 @@ def test_another_source_makes_a_pack_stale(monkeypatch, tmp_path, data):
             pack.read(tmp_path / "a.pack")
     finally:
         pack.fingerprint.cache_clear()
+
+
+def test_whatever_an_op_imports_is_in_the_fingerprint():
+    """But for what chooses configs and describes ops: a pack names each kernel's config."""
+    package = Path(helion_kernels.__file__).parent
+    known = {f"helion_kernels.{name.removesuffix('.py')}" for name in pack._SHARED}
+    known |= {"helion_kernels.op", "helion_kernels.gemm"}
+    for source in (package / "ops").glob("*.py"):
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ImportFrom) or not node.module:
+                continue
+            names = {node.module}
+            if node.module == "helion_kernels":
+                names = {f"helion_kernels.{alias.name}" for alias in node.names}
+            ours = {name for name in names if name.startswith("helion_kernels")}
+            assert all(n in known or n.startswith("helion_kernels.ops.") for n in ours), source
 
 
 @given(st.binary(max_size=200), st.binary(max_size=100))
