@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from helion_kernels.accuracy import copy_of
 from helion_kernels.fp8 import GROUP
 from helion_kernels.op import Op
 from helion_kernels.sample import Random
@@ -61,7 +62,9 @@ class Tokens:
         """Bits of each output, a row for each token of batch."""
         chosen = torch.tensor(batch, device=self.args[0].device)
         args = list(self.args)
-        if PER_STEP[1] in self.names:
+        if "block_table" in self.names:
+            self._own_slots(args, len(batch))
+        elif PER_STEP[1] in self.names:
             fresh = self.sample(len(batch))
             for i in map(self.names.index, PER_STEP):
                 args[i] = fresh[i]
@@ -72,6 +75,15 @@ class Tokens:
             args[i] = x.t()[:, chosen].contiguous().t() if columns else x[chosen].contiguous()
         self.call(*args)
         return [self._rows(i, tuple(args)) for i in self.op.outputs if args[i] is not None]
+
+    def _own_slots(self, args: list[Any], size: int) -> None:
+        """A copy of the cache that all tokens read, and a slot of each in blocks that none does."""
+        cache, slots = (self.names.index(name) for name in PER_STEP)
+        block_size = args[cache].shape[2]
+        assert size <= len(args[slots]) * block_size
+        first = int(args[slots].min()) // block_size * block_size
+        args[cache] = copy_of(args[cache])
+        args[slots] = first + torch.arange(size, device=args[slots].device)
 
     def _rows(self, i: int, args: tuple[Any, ...]) -> torch.Tensor:
         x = args[i]
