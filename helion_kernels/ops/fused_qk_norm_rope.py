@@ -37,9 +37,10 @@ def norm_rope(
     sin: torch.Tensor,
     epsilon: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both halves [T, H, D / 2] of some heads, normed and rotated, float32 (inlined by Helion).
+    """Both halves of some heads, normed and rotated, float32 (inlined by Helion).
 
-    Weights [D / 2], cos and sin [T, D / 2].
+    Halves [T, H, D / 2] with cos and sin [T, D / 2], or of one token [..., D / 2] with its cos and
+    sin [D / 2]. Weights [D / 2].
     """
     x = first.to(torch.float32)
     y = second.to(torch.float32)
@@ -48,8 +49,10 @@ def norm_rope(
     inv_rms = torch.rsqrt(mean + epsilon).unsqueeze(-1)
     x = x * inv_rms * first_weight.to(torch.float32)
     y = y * inv_rms * second_weight.to(torch.float32)
-    c = cos.to(torch.float32).unsqueeze(1)
-    s = sin.to(torch.float32).unsqueeze(1)
+    c = cos.to(torch.float32)
+    s = sin.to(torch.float32)
+    if first.ndim == 3:
+        c, s = c.unsqueeze(1), s.unsqueeze(1)
     return x * c - y * s, y * c + x * s
 
 

@@ -43,7 +43,7 @@ from helion_kernels.attention import Dims
 from helion_kernels.fp8 import FP8, GROUP
 from helion_kernels.kv_cache import flatten
 from helion_kernels.op import Op, Sample
-from helion_kernels.ops.fused_qk_norm_rope import norm_rope_reference
+from helion_kernels.ops.fused_qk_norm_rope import norm_rope, norm_rope_reference
 from helion_kernels.ops.per_token_group_fp8_quant import group_quant_reference
 
 if TYPE_CHECKING:
@@ -56,26 +56,9 @@ VECTOR = 8
 """Elements of 16 bytes."""
 
 
-def norm_rope_head(
-    first: torch.Tensor,
-    second: torch.Tensor,
-    first_weight: torch.Tensor,
-    second_weight: torch.Tensor,
-    cos: torch.Tensor,
-    sin: torch.Tensor,
-    epsilon: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both halves [..., D / 2] of a token's heads, normed and rotated, float32 (inlined by Helion).
-
-    Weights, cos and sin [D / 2].
-    """
-    x = first.to(torch.float32)
-    y = second.to(torch.float32)
-    mean = torch.sum(x * x + y * y, dim=-1) / (2 * first_weight.size(0))
-    inv_rms = torch.rsqrt(mean + epsilon).unsqueeze(-1)
-    x = x * inv_rms * first_weight.to(torch.float32)
-    y = y * inv_rms * second_weight.to(torch.float32)
-    return x * cos - y * sin, y * cos + x * sin
+def group_scale(x: torch.Tensor) -> torch.Tensor:
+    """Of rows of x, a group each (inlined by Helion)."""
+    return torch.clamp(torch.amax(torch.abs(x), dim=-1), min=1e-10) * (1.0 / 448.0)
 
 
 def kernel(
@@ -137,7 +120,7 @@ def kernel(
                 base = (row + head * stride_head)[:, None] * 8
                 pdl.prefetch_rows(flat_cache, base, 2 * head_dim)
             pdl.wait()
-            q_first, q_second = norm_rope_head(
+            q_first, q_second = norm_rope(
                 q[seq, head, :, 0, :],
                 q[seq, head, :, 1, :],
                 q_first_weight,
@@ -147,7 +130,7 @@ def kernel(
                 epsilon,
             )
             q_first, q_second = q_first.to(torch.bfloat16), q_second.to(torch.bfloat16)
-            k_first, k_second = norm_rope_head(
+            k_first, k_second = norm_rope(
                 k[seq, head, 0, :],
                 k[seq, head, 1, :],
                 k_first_weight,
@@ -211,8 +194,7 @@ def kernel(
                         if scale is None:
                             out[seq, head, :, :] = mixed.to(out.dtype)
                         else:
-                            s = torch.clamp(torch.amax(torch.abs(mixed), dim=-1), min=1e-10)
-                            s = s * (1.0 / 448.0)
+                            s = group_scale(mixed)
                             scale[seq, head, :] = s
                             out[seq, head, :, :] = (mixed * (1.0 / s)[:, None]).to(out.dtype)
             else:
@@ -220,8 +202,7 @@ def kernel(
                 if scale is None:
                     out[seq, head, :, :] = mixed.to(out.dtype)
                 else:
-                    s = torch.clamp(torch.amax(torch.abs(mixed), dim=-1), min=1e-10)
-                    s = s * (1.0 / 448.0)
+                    s = group_scale(mixed)
                     scale[seq, head, :] = s
                     out[seq, head, :, :] = (mixed * (1.0 / s)[:, None]).to(out.dtype)
 
