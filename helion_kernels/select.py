@@ -7,15 +7,15 @@ Tuned configs are data: `configs/<gpu>/<op>.json`, shipped, or the user's under
     {"dims": {"n": 6144, "k": 4096}, "upto": 16, "config": {...} or "stock", "us": 11.4, ...}
 
 `upto` is the largest num_tokens that the entry serves; what else an entry holds is its provenance
-(`tune.entries`). Order of preference: the user's for these dims, the shipped ones, those of the
-nearest dims, the same of the nearest GPU, the op's own rule (`Op.default_config`). Each serves what
+(`tune.entries`). Order of preference: the user's for these dims, the shipped ones, the same of the
+nearest GPUs, those of the nearest dims, the op's own rule (`Op.default_config`). Each serves what
 the ones before it end below.
 """
 
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -174,33 +174,39 @@ def _tuned(
 
 
 def _layers(op: Op, dims: tuple[Any, ...], gpu: str) -> Iterator[_Layer]:
-    """The best source first."""
+    """The best source first: these sizes on this GPU, on related ones, then sizes like these.
+
+    Sizes decide more than bandwidth does, for they say how many programs fill the GPU. H200, what
+    sizes of H100 most like these cost over a search of their own: 14 % for Qwen3-14B's GEMMs, up to
+    twofold, as 5120 / 64 tiles no longer fit 132 multiprocessors (docs/performance-log.md).
+    """
     roots = [Path(root) for root in (os.environ.get("HELION_KERNELS_CONFIG_DIR"), SHIPPED) if root]
-    relative = _nearest_gpu(gpu, [path.name for root in roots for path in root.glob("*")])
-    for name, note in ((gpu, ""), (relative, ", the nearest GPU with configs")):
-        if name is None:
-            continue
-        tables = [_load(root / name / f"{op.name}.json", op) for root in roots]
-        for table in tables:
+    related = _related_gpus(gpu, {path.name for root in roots for path in root.glob("*")})
+    notes = {gpu: "", **dict.fromkeys(related, ", the nearest GPU with configs")}
+    file = f"{op.name}.json"
+    tables = {name: [_load(root / name / file, op) for root in roots] for name in notes}
+    for name, note in notes.items():
+        for table in tables[name]:
             if dims in table:
                 yield _Layer("nearest" if note else "exact", f"tuned on {name}{note}", table[dims])
-        near = sorted({other for table in tables for other in table if other != dims})
+    for name, note in notes.items():
+        near = sorted({other for table in tables[name] for other in table if other != dims})
         nearest = min(near, key=lambda other: distance(dims, other), default=None)
         if nearest is not None and distance(dims, nearest) <= math.log(2.0):
             reason = f"tuned for {nearest} on {name}{note}"
-            for table in tables:
+            for table in tables[name]:
                 if nearest in table:
                     yield _Layer("nearest", reason, table[nearest])
 
 
-def _nearest_gpu(gpu: str, have: Sequence[str]) -> str | None:
-    """Of the GPUs in have, the one whose configs fit gpu and whose architecture is nearest."""
+def _related_gpus(gpu: str, have: Collection[str]) -> list[str]:
+    """Of the GPUs in have, those whose configs fit gpu, the nearest architecture first."""
     for family in ([f"nvidia_{name}" for name in names] for names in RELATIVES):
         if gpu in family:
-            others = [name for name in have if name in family and name != gpu]
             place = family.index(gpu)
-            return min(others, key=lambda name: abs(family.index(name) - place), default=None)
-    return None
+            others = [name for name in family if name in have and name != gpu]
+            return sorted(others, key=lambda name: abs(family.index(name) - place))
+    return []
 
 
 def distance(a: tuple[Any, ...], b: tuple[Any, ...]) -> float:

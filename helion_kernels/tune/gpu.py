@@ -56,14 +56,15 @@ def compile_config(op_name: str, dims: tuple[Any, ...], config: Config, target: 
         op = OPS[op_name]
         bound = launch.bind(op, op.kernel_of(config), dims, target.capability)
         source: str = bound.to_triton_code(helion.Config(**config))
-        _specialise(op, dims, source).compile()
+        specialise(op, dims, source).compile()
     return source
 
 
 # -- in both
 
 
-def _specialise(op: Op, dims: tuple[Any, ...], source: str) -> launch.Specialised:
+def specialise(op: Op, dims: tuple[Any, ...], source: str) -> launch.Specialised:
+    """What `compile_config` returned, to be compiled or found in Triton's cache."""
     from torch._inductor.codecache import PyCodeCache
 
     function = getattr(PyCodeCache.load(source), op.name)
@@ -184,7 +185,7 @@ class GpuBench:
         return us
 
     def _launcher(self, source: str) -> launch.Launcher:
-        specialised = _specialise(self.op, self.case.dims, source)
+        specialised = specialise(self.op, self.case.dims, source)
         device = torch.device("cuda", torch.cuda.current_device())
         return launch.launcher(self.op, launch.build(specialised, device))
 

@@ -29,7 +29,9 @@ def seeds(case: Case, journal: Journal, gpu: str) -> list[Config]:
 
 def today(case: Case, gpu: str) -> list[Config]:
     """What serves the case without this tuning; nothing if it is stock."""
-    config = select.choose(case.op, case.dims, case.num_tokens, gpu)[-1].config
+    choices = select.choose(case.op, case.dims, case.num_tokens, gpu)
+    # Not the last: behind a config that splits stands one for larger batches.
+    config = next(choice.config for choice in choices if choice.upto >= case.num_tokens)
     return [] if config is None else [config]
 
 

@@ -7,6 +7,7 @@ The pack is the package's own, or the one in the folder that HELION_KERNELS_TEST
 import json
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +69,23 @@ def assert_same(op: Op, one: tuple[Any, ...], other: tuple[Any, ...]) -> None:
             assert torch.equal(*pair), (op.name, op.arguments[i].name)
 
 
-def test_every_kernel_equals_the_compiled_one(pack: native.Pack) -> None:
+def compile_all(pack: native.Pack) -> Iterator[tuple[Op, tuple[Any, ...], str, launch.Launcher]]:
+    """What `cases` has, each compiled here, by as many processes as there are cores."""
+    from helion_kernels.tune.cases import Case
+    from helion_kernels.tune.gpu import Gpu, specialise
 
-    for op, dims, key in cases(pack):
-        specialised = launch.generate(op, dims, json.loads(key))
-        compiled = launch.launcher(op, launch.build(specialised, DEVICE))
+    with Gpu({}) as compilers:
+        sources = [
+            (op, dims, key, compilers.compile(Case(op, dims, 1, 1.0), json.loads(key)))
+            for op, dims, key in cases(pack)
+        ]
+        for op, dims, key, source in sources:
+            specialised = specialise(op, dims, source.result())
+            yield op, dims, key, launch.launcher(op, launch.build(specialised, DEVICE))
+
+
+def test_every_kernel_equals_the_compiled_one(pack: native.Pack) -> None:
+    for op, dims, key, compiled in compile_all(pack):
         number = native_plan(pack, op, dims, key)
         served = [n for n in TOKENS if op.serves(dims, json.loads(key), n)]
         for seed, num_tokens in enumerate(served):

@@ -187,6 +187,18 @@ def test_own_configs_before_those_of_another_gpu(folders):
     assert choices[1].config == config(64)
 
 
+def test_these_sizes_on_another_gpu_before_like_sizes_on_this_one(folders):
+    """And each of the related GPUs is asked for them, not the nearest alone."""
+    folders("shipped", [entry(64, config(64))], gpu="NVIDIA H100 80GB HBM3")
+    folders("shipped", [entry(8192, config(16), n=5000)], gpu="NVIDIA H200")
+    for gpu in ("NVIDIA H200", "NVIDIA B200"):
+        exact, like = choose(gpu=gpu)
+        assert (exact.config, exact.upto, exact.source) == (config(64), 64, "nearest")
+        assert exact.reason == "tuned on nvidia_h100, the nearest GPU with configs"
+        assert (like.config, like.source) == (config(16), "nearest")
+        assert "5000" in like.reason
+
+
 DAMAGED = {
     "not JSON": "{",
     "not UTF-8": b"\xff\xfe\x00",

@@ -20,7 +20,7 @@ def test_workers_compile_without_a_gpu():
         source = task.result()
     assert f"def {NAME}(" in source
     # The parent finds the launcher in the source.
-    assert gpu._specialise(op, DIMS, source).kernel.fn.__name__ == f"_helion_{NAME}"
+    assert gpu.specialise(op, DIMS, source).kernel.fn.__name__ == f"_helion_{NAME}"
 
 
 def test_a_config_that_cannot_be_compiled_fails_alone():

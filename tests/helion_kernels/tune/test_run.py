@@ -18,6 +18,7 @@ from helion_kernels.tune import entries
 from helion_kernels.tune.cases import Case, cases
 from helion_kernels.tune.device import DeviceLostError, key
 from helion_kernels.tune.run import Tuning
+from helion_kernels.tune.seeds import today
 from tests.helion_kernels.tune.fake import Fake, Killed, cost_us, gemm_us, rough
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -298,6 +299,19 @@ def test_what_served_before_is_not_lost_for_want_of_time(out):
         before = device.cost(case, entry["config"])
         # Neighbours may have been joined, which gives up to 1 %, and the clock has noise.
         assert config is None or device.cost(case, config) <= 1.02 * before
+
+
+def test_what_serves_today_is_not_what_serves_larger_batches(out):
+    """A config that splits ends its table, and a rule for everything larger stands behind it."""
+    op = OPS["scaled_mm_blockwise"]
+    dims = op.dims(4096, 12288)
+    config = op.default_config(dims, 16)
+    assert not op.serves(dims, config, select.UNBOUNDED)
+    device = Fake()
+    row = {"dims": dims._asdict(), "upto": 16, "config": config}
+    entries.write(select.SHIPPED / select.slug(device.gpu) / f"{op.name}.json", [row])
+    (case,) = (case for case in cases([(op.name, tuple(dims))], [16]))
+    assert today(case, device.gpu) == [config]
 
 
 def test_stock_where_it_wins_by_more_than_noise(out):
