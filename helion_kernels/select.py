@@ -47,8 +47,8 @@ class ConfigError(ValueError):
 @dataclass(frozen=True)
 class Choice:
     source: str
-    """exact (tuned for these dims here), nearest (similar dims or GPU), default (a rule),
-    interpreter."""
+    """exact (tuned for these dims here), related (for them on a GPU like this), nearest (for dims
+    like these), default (a rule), interpreter."""
     config: Config | None
     """None: stock, or an interpreter that needs none."""
     upto: int
@@ -188,7 +188,7 @@ def _layers(op: Op, dims: tuple[Any, ...], gpu: str) -> Iterator[_Layer]:
     for name, note in notes.items():
         for table in tables[name]:
             if dims in table:
-                yield _Layer("nearest" if note else "exact", f"tuned on {name}{note}", table[dims])
+                yield _Layer("related" if note else "exact", f"tuned on {name}{note}", table[dims])
     for name, note in notes.items():
         near = sorted({other for table in tables[name] for other in table if other != dims})
         nearest = min(near, key=lambda other: distance(dims, other), default=None)

@@ -21,12 +21,13 @@ def cache_folder() -> Path:
 
 
 def tuned(target: str) -> list[str]:
-    """The models of Qwen3 whose matrix products are tuned for target, in one format at least."""
+    """The models of Qwen3 whose matrix products are tuned, in one format at least: for target, or
+    for a related GPU, whose configs it then runs."""
 
     def exact(name: str, dims: tuple[Any, ...]) -> bool:
         op, gpu, stock = registry.OPS[name], TARGETS[target].gpu, frozenset(registry.OPS)
         choices = select.choose(op, op.dims(*dims), build.MAX_NUM_TOKENS, gpu, stock)
-        return choices[0].source == "exact"
+        return choices[0].source in ("exact", "related")
 
     return [
         name

@@ -172,7 +172,7 @@ def test_the_nearest_gpu_that_configs_fit(folders):
     folders("shipped", [entry(8192, config(128))], gpu="NVIDIA B200")
     for gpu, m in (("NVIDIA H200", 64), ("NVIDIA GB200", 128), ("NVIDIA L40S", 16)):
         (choice,) = choose(gpu=gpu)
-        assert choice.source == "nearest"
+        assert choice.source == "related"
         assert choice.config == config(m)
         assert "the nearest GPU with configs" in choice.reason
     assert "nvidia_h100" in choose(gpu="NVIDIA H200")[0].reason
@@ -183,7 +183,7 @@ def test_own_configs_before_those_of_another_gpu(folders):
     folders("shipped", [entry(8192, config(64))])
     folders("user", [entry(64, config(16))], gpu="NVIDIA H200")
     choices = choose(gpu="NVIDIA H200")
-    assert [(c.source, c.upto) for c in choices] == [("exact", 64), ("nearest", 8192)]
+    assert [(c.source, c.upto) for c in choices] == [("exact", 64), ("related", 8192)]
     assert choices[1].config == config(64)
 
 
@@ -193,7 +193,7 @@ def test_these_sizes_on_another_gpu_before_like_sizes_on_this_one(folders):
     folders("shipped", [entry(8192, config(16), n=5000)], gpu="NVIDIA H200")
     for gpu in ("NVIDIA H200", "NVIDIA B200"):
         exact, like = choose(gpu=gpu)
-        assert (exact.config, exact.upto, exact.source) == (config(64), 64, "nearest")
+        assert (exact.config, exact.upto, exact.source) == (config(64), 64, "related")
         assert exact.reason == "tuned on nvidia_h100, the nearest GPU with configs"
         assert (like.config, like.source) == (config(16), "nearest")
         assert "5000" in like.reason

@@ -72,7 +72,7 @@ def log(
         render(HEADER, rows(PLANS)),
     )
     sources = {choice.source for plan in PLANS for choice in plan.choices}
-    if sources & {"default", "nearest"}:
+    if sources & {"default", "nearest", "related"}:
         logger.info(
             "Helion: some ops are not tuned for this GPU and these sizes; to tune them: "
             "vllm helion tune --model %s%s",
