@@ -183,18 +183,21 @@ def _layers(op: Op, dims: tuple[Any, ...], gpu: str) -> Iterator[_Layer]:
     roots = [Path(root) for root in (os.environ.get("HELION_KERNELS_CONFIG_DIR"), SHIPPED) if root]
     related = _related_gpus(gpu, {path.name for root in roots for path in root.glob("*")})
     notes = {gpu: "", **dict.fromkeys(related, ", the nearest GPU with configs")}
-    file = f"{op.name}.json"
-    tables = {name: [_load(root / name / file, op) for root in roots] for name in notes}
+
+    def tables(name: str) -> list[dict[tuple[Any, ...], list[dict[str, Any]]]]:
+        # When a layer is asked for: most models need no other GPU's files.
+        return [_load(root / name / f"{op.name}.json", op) for root in roots]
+
     for name, note in notes.items():
-        for table in tables[name]:
+        for table in tables(name):
             if dims in table:
                 yield _Layer("related" if note else "exact", f"tuned on {name}{note}", table[dims])
     for name, note in notes.items():
-        near = sorted({other for table in tables[name] for other in table if other != dims})
+        near = sorted({other for table in tables(name) for other in table if other != dims})
         nearest = min(near, key=lambda other: distance(dims, other), default=None)
         if nearest is not None and distance(dims, nearest) <= math.log(2.0):
             reason = f"tuned for {nearest} on {name}{note}"
-            for table in tables[name]:
+            for table in tables(name):
                 if nearest in table:
                     yield _Layer("nearest", reason, table[nearest])
 

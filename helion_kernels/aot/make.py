@@ -24,7 +24,7 @@ def tuned(target: str) -> list[str]:
     """The models of Qwen3 whose matrix products are tuned, in one format at least: for target, or
     for a related GPU, whose configs it then runs."""
 
-    def exact(name: str, dims: tuple[Any, ...]) -> bool:
+    def has_configs(name: str, dims: tuple[Any, ...]) -> bool:
         op, gpu, stock = registry.OPS[name], TARGETS[target].gpu, frozenset(registry.OPS)
         choices = select.choose(op, op.dims(*dims), build.MAX_NUM_TOKENS, gpu, stock)
         return choices[0].source in ("exact", "related")
@@ -33,7 +33,11 @@ def tuned(target: str) -> list[str]:
         name
         for name, sizes in MODELS.items()
         if any(
-            all(exact(op, dims) for op, dims in calls(sizes, block) if op.startswith("scaled_mm"))
+            all(
+                has_configs(op, dims)
+                for op, dims in calls(sizes, block)
+                if op.startswith("scaled_mm")
+            )
             for block in (False, True)
         )
     ]
