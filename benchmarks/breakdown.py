@@ -52,7 +52,8 @@ def cells(run: dict[str, Any]) -> dict[str, float]:
             continue
         batch, steps = int(match[1]), run["profiled_tokens"] - 1
         whole, first = by_group(profile), by_group(prefill)
-        us = {each: max(0.0, whole[each] - first[each]) / steps for each in GROUPS}
+        # Whole ones: two prefills differ by fractions, which are no kernel of a step.
+        us = {each: round(max(0.0, whole[each] - first[each]) / steps) for each in GROUPS}
         found |= {f"{each}@{batch}": value for each, value in us.items()}
         total = found[f"kernels@{batch}"] = sum(us.values())
         tpot = next((r["tpot_ms"] for r in run["rows"] if r["batch"] == batch), None)

@@ -165,7 +165,7 @@ def _quantised_attention(op: Op, expected: Expected, actual: tuple[Any, ...]) ->
     assert expected.magnitude is not None
     (want, *_, scale), (got, *_, got_scale) = expected.args, actual
     want, got = (
-        (x.double().unflatten(1, (scale.shape[1], -1)), s.double().unsqueeze(-1))
+        (x.double().unflatten(-1, (scale.shape[-1], -1)), s.double().unsqueeze(-1))
         for x, s in ((want, scale), (got, got_scale))
     )
     exact, rounded = want[0] * want[1], got[0] * got[1]
@@ -202,7 +202,7 @@ def _magnitude(op: Op, args: tuple[Any, ...]) -> torch.Tensor | None:
         kv_cache, qkv = copy_of(kv_cache), copy_of(qkv)
         values = kv_cache.shape[1] * kv_cache.shape[3] // 2
         kv_cache.chunk(2, dim=-1)[1].abs_()
-        qkv[:, -values:].abs_()
+        qkv[..., -values:].abs_()
         op.reference(total, kv_cache, slots, qkv, *rest)
     else:
         return None

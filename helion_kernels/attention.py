@@ -21,6 +21,22 @@ class Dims(NamedTuple):
     head_dim: int
     block_size: int
     quantised: bool
+    query_len: int = 1
+    """New tokens of a sequence: more than one where guesses are checked. A power of 2, and then the
+    query heads of a KV head are one, too."""
+
+
+JOINED = 128
+"""Rows of parts; 256 of Qwen3-8B, 16 parts of 4 tokens, spill 2.4 KB a thread (`_joined`)."""
+MOST_QUERIES = 64
+"""Rows of a program's tile: query heads of a KV head, times the new tokens."""
+
+
+def serves_query_len(num_q_heads: int, num_kv_heads: int, query_len: int) -> bool:
+    """Whether there may be so many new tokens of a sequence."""
+    group = num_q_heads // num_kv_heads
+    rows = query_len * group
+    return query_len == 1 or (rows & (rows - 1) == 0 and rows <= MOST_QUERIES)
 
 
 SUMS = 1 << 17
@@ -30,22 +46,22 @@ ROOM = split_k.SIZE - split_k.COUNTED - SUMS
 
 
 def parts(
-    workspace: torch.Tensor, num_seqs: int, kv_heads: int, group: int, head_dim: int
+    workspace: torch.Tensor, num_seqs: int, kv_heads: int, queries: int, head_dim: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A workspace as outputs of parts, float32 [parts, num_seqs, kv_heads, group, head_dim],
-    logarithms of their sums [parts, num_seqs, kv_heads, group] and int32 counters [.., kv_heads].
+    """A workspace as outputs of parts, float32 [parts, num_seqs, kv_heads, queries, head_dim],
+    logarithms of their sums [parts, num_seqs, kv_heads, queries] and int32 counters [.., kv_heads].
 
     Of a config that splits there is room (`serves`); others use none of it.
     """
-    rows = num_seqs * kv_heads * group
+    rows = num_seqs * kv_heads * queries
     partials = workspace.as_strided(
-        (split_k.slots(ROOM // (rows * head_dim)), num_seqs, kv_heads, group, head_dim),
-        (rows * head_dim, kv_heads * group * head_dim, group * head_dim, head_dim, 1),
+        (split_k.slots(ROOM // (rows * head_dim)), num_seqs, kv_heads, queries, head_dim),
+        (rows * head_dim, kv_heads * queries * head_dim, queries * head_dim, head_dim, 1),
         split_k.COUNTED,
     )
     sums = workspace.as_strided(
-        (split_k.slots(SUMS // rows), num_seqs, kv_heads, group),
-        (rows, kv_heads * group, group, 1),
+        (split_k.slots(SUMS // rows), num_seqs, kv_heads, queries),
+        (rows, kv_heads * queries, queries, 1),
         split_k.SIZE - SUMS,
     )
     counted = split_k.COUNTED // kv_heads
@@ -53,17 +69,22 @@ def parts(
     return partials, sums, arrived
 
 
-def default_config(dims: Dims, num_tokens: int) -> Config:
+def default_config(dims: Dims, num_seqs: int) -> Config:
     """Splits until two programs share each multiprocessor, and long sequences in any case."""
-    idle = 2 * MULTIPROCESSORS // (num_tokens * dims.num_kv_heads)
+    idle = 2 * MULTIPROCESSORS // (num_seqs * dims.num_kv_heads)
     splits = min(16, power_of_2(max(4, idle)))
-    while not serves(dims, _config(splits, 64, 64, 4, 3), num_tokens):
+    while splits > 4 and _joined(dims, splits) > JOINED:
         splits //= 2
-    # On an H100 parts of 1024 tokens were best from 16 sequences on (docs/performance-log.md).
+    while not serves(dims, _config(splits, 64, 64, 4, 3), num_seqs):
+        splits //= 2
+    # On an H100 parts of 1024 tokens were best from 16 sequences on, and with four new tokens of
+    # each, whose tiles keep the tensor cores busy, more stages (docs/performance-log.md).
+    if dims.query_len > 1:
+        return _config(splits, 128 if idle >= 8 else 512 if idle >= 2 else 1024, 64, 4, 5)
     return _config(splits, 64 if idle >= 8 else 256 if idle >= 2 else 1024, 64, 4, 3)
 
 
-def space(dims: Dims, num_tokens: int) -> list[Config]:
+def space(dims: Dims, num_seqs: int) -> list[Config]:
     """Splits x least tokens of one x tokens of a tile x warps x stages.
 
     Keys wait for the block table, so that Triton makes a buffer of every other stage only: 3 stages
@@ -78,17 +99,23 @@ def space(dims: Dims, num_tokens: int) -> list[Config]:
         for stages in (3, 5, 7, 9)
         if tile <= least and 8 <= tile // warps <= 32 and (splits > 1 or least == 1024)
         if 4 * dims.head_dim * tile * (stages // 2) < SHARED
+        if dims.query_len == 1 or _joined(dims, splits) <= JOINED
     ]
-    most = max(4, 16 * MULTIPROCESSORS // (num_tokens * dims.num_kv_heads))
-    return [c for c in configs if c["block_sizes"][0] <= most and serves(dims, c, num_tokens)]
+    most = max(4, 16 * MULTIPROCESSORS // (num_seqs * dims.num_kv_heads))
+    return [c for c in configs if c["block_sizes"][0] <= most and serves(dims, c, num_seqs)]
 
 
-def serves(dims: Dims, config: Config, num_tokens: int) -> bool:
+def serves(dims: Dims, config: Config, num_seqs: int) -> bool:
     """Whether what the parts found has room in the workspace."""
     splits = config["block_sizes"][0]
-    rows = splits * num_tokens * dims.num_q_heads
-    counted = num_tokens * dims.num_kv_heads <= split_k.COUNTED
+    rows = splits * num_seqs * dims.query_len * dims.num_q_heads
+    counted = num_seqs * dims.num_kv_heads <= split_k.COUNTED
     return splits == 1 or (counted and rows <= SUMS and rows * dims.head_dim <= ROOM)
+
+
+def _joined(dims: Dims, splits: int) -> int:
+    """Rows that the last program of a sequence reads at once: as many registers of 128 threads."""
+    return splits * dims.query_len * dims.num_q_heads // dims.num_kv_heads
 
 
 def _config(splits: int, least: int, tile: int, warps: int, stages: int) -> Config:

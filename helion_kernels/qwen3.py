@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from helion_kernels.attention import serves_query_len
 from helion_kernels.fp8 import GROUP
 
 
@@ -63,10 +64,14 @@ def read(checkpoint: str | Path) -> tuple[Sizes, bool]:
         raise ValueError(f"{path}: {error}") from None
 
 
-def calls(sizes: Sizes, block: bool, tp: int = 1) -> list[tuple[str, tuple[Any, ...]]]:
+def calls(
+    sizes: Sizes, block: bool, tp: int = 1, query_len: int = 1
+) -> list[tuple[str, tuple[Any, ...]]]:
     """(op, static dims) in the order of the layer; `block`: scales per 128 rather than per token.
 
-    Raises ValueError where the sizes cannot be split over tp ranks.
+    query_len: new tokens of a sequence in a decode step, 1 and the guesses of speculation; without
+    attention where it is upstream's. Raises ValueError where the sizes cannot be split over tp
+    ranks.
     """
     hidden, intermediate, q_heads, kv_heads, head_dim, _ = sizes
     for name, size in (("intermediate_size", intermediate), ("num_attention_heads", q_heads)):
@@ -80,13 +85,15 @@ def calls(sizes: Sizes, block: bool, tp: int = 1) -> list[tuple[str, tuple[Any, 
     quant = "per_token_group_fp8_quant" if block else "dynamic_per_token_scaled_fp8_quant"
     silu = "silu_and_mul_per_block_quant" if block else "silu_and_mul_dynamic_per_token_quant"
     mm = "scaled_mm_blockwise" if block else "scaled_mm"
+    cache = (BLOCK_SIZE, quantises(block, head_dim), query_len)
+    attends = serves_query_len(*heads[:2], query_len)
     return [
         (norm, (hidden, False)),
         (norm, (hidden, True)),
         (mm, (q_size + 2 * kv_size, hidden)),
         ("fused_qk_norm_rope", heads),
         ("fused_qk_norm_rope_kv_write", heads),
-        ("fused_qk_norm_rope_paged_attention", (*heads, BLOCK_SIZE, quantises(block, head_dim))),
+        *([("fused_qk_norm_rope_paged_attention", (*heads, *cache))] if attends else []),
         (quant, (q_size,)),
         (mm, (hidden, q_size)),
         (mm, (2 * inner, hidden)),

@@ -10,6 +10,9 @@ from helion_kernels.aot.target import TARGETS
 from helion_kernels.qwen3 import MODELS, calls, lm_head_calls
 from helion_kernels.select import ConfigError
 
+CHECKED = 4
+"""Tokens of a sequence in steps that check guesses: three guesses are usual for EAGLE3."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m helion_kernels.aot", description=__doc__)
@@ -31,7 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
             for model in options.models or tuned(options.target)
             for tp in options.tp
             for block in (False, True)
-            for call in calls(MODELS[model], block, tp) + lm_head_calls(MODELS[model], tp)
+            for query_len in (1, CHECKED)
+            for call in calls(MODELS[model], block, tp, query_len)
+            + lm_head_calls(MODELS[model], tp)
         ]
         make(wanted, options.target, options.out, options.cache, options.jobs)
     except (ConfigError, OSError, ValueError) as error:

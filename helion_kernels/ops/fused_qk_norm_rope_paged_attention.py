@@ -1,37 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
 """fused_qk_norm_rope_paged_attention: all of a decode step between the qkv GEMM and the o GEMM.
 
-One token a sequence, its last. Its query and key heads are normed and rotated, key and value go to
-the paged KV cache, and its queries attend to all of the sequence, the new token included:
+The last T tokens of each sequence: one, or with it the guesses of speculative decoding, which are
+checked at once. Their query and key heads are normed and rotated, keys and values go to the paged
+KV cache, and their queries attend to all of the sequence up to themselves:
 
     q, k = bf16(rope(rms_norm(head)))                             (as fused_qk_norm_rope)
     cache[slot // block_size, h, slot % block_size] = (k, v)      slot < 0: skipped
-    out[s, h] = sum_t p[t] v[s, t, h // G]
-    p[t] = softmax_t(softmax_scale * q[s, h] . k[s, t, h // G])
+    out[s, i, h] = sum_t p[t] v[s, t, h // G]
+    p[t] = softmax_t(softmax_scale * q[s, i, h] . k[s, t, h // G])
 
-over the t < seq_lens[s] tokens of sequence s. All but the last are read from
-kv_cache[block_table[s, t // block_size], h // G, t % block_size, 0:D] and [..., D:2D]. A sequence
-of no tokens (padding of a CUDA graph) gets zeros.
+over the t <= seq_lens[s] - T + i of sequence s; seq_lens counts the new tokens, too. The others are
+read from kv_cache[block_table[s, t // block_size], h // G, t % block_size, 0:D] and [..., D:2D]. A
+sequence of no tokens (padding of a CUDA graph) gets zeros.
 
 With `scale`, the output is quantised as by per_token_group_fp8_quant; a head is a group:
 
-    scale[s, h] = max(amax |out[s, h]|, 1e-10) / 448;  out[s, h] = fp8(out[s, h] / scale[s, h])
+    scale[.., h] = max(amax |out[.., h]|, 1e-10) / 448;  out[.., h] = fp8(out[.., h] / scale[.., h])
 
-Shapes: out [M, Hq D] bf16; with scale, [M, Hq] float32 with any strides, float8_e4m3fn; kv_cache
-[num_blocks, Hkv, block_size, 2 D] bf16 with any strides that are multiples of 8 and whose last is 1
-(vLLM's logical layout; NHD or HND in memory); slot_mapping [M] int64; qkv [M, (Hq + 2 Hkv) D] bf16;
-q_weight, k_weight [D] bf16; cos_sin_cache [P, D] bf16 or float32 (cos, then sin); positions [M]
-int64; block_table [M, blocks] int32, seq_lens [M] int32; workspace: of `split_k.workspace`.
-G = Hq / Hkv; D = 128 where scale is given.
-Bytes: 4 D Hkv sum(seq_lens) and, small beside it, 4 M Hq D. Source: vLLM
+Shapes, for S sequences: out [S, T, Hq D] bf16; with scale, [S, T, Hq] float32 with any strides,
+float8_e4m3fn; kv_cache [num_blocks, Hkv, block_size, 2 D] bf16 with any strides that are multiples
+of 8 and whose last is 1 (vLLM's logical layout; NHD or HND in memory); slot_mapping [S, T] int64;
+qkv [S, T, (Hq + 2 Hkv) D] bf16; q_weight, k_weight [D] bf16; cos_sin_cache [P, D] bf16 or float32
+(cos, then sin); positions [S, T] int64; block_table [S, blocks] int32, seq_lens [S] int32;
+workspace: of `split_k.workspace`. Where T is 1, tensors do not have its dimension.
+G = Hq / Hkv; where T is more than 1, T and G are powers of 2; D = 128 where scale is given.
+Bytes: 4 D Hkv sum(seq_lens) and, small beside it, 4 S T Hq D. Source: vLLM
 `csrc/fused_qknorm_rope_kernel.cu`, `csrc/cache_kernels.cu` reshape_and_cache_flash and
 `csrc/attention/paged_attention_v2.cu`, one after the other.
 
 The tokens that the cache has are dealt evenly to as many programs a KV head as have `least` of them
 to read, `splits` at most; programs that are left over end at once. The last of them has the new
-token, too, with which its softmax begins. What each found (softmax over its part, and the logarithm
-of its sum) goes to the workspace, and the program that arrives last joins the parts, in their order
-whoever it is, so that results repeat bit for bit.
+tokens, too, with which its softmax begins. What each found (softmax over its part, and the
+logarithm of its sum) goes to the workspace, and the program that arrives last joins the parts, in
+their order whoever it is, so that results repeat bit for bit.
 """
 
 from typing import TYPE_CHECKING
@@ -86,9 +88,10 @@ def kernel(
     sums: torch.Tensor,
     arrived: torch.Tensor,
 ) -> None:
-    num_seqs, kv_heads, group, _, half = q.size()
-    kv_heads, group, half = hl.specialize((kv_heads, group, half))
+    num_seqs, query_len, kv_heads, group, _, half = q.size()
+    query_len, kv_heads, group, half = hl.specialize((query_len, kv_heads, group, half))
     head_dim = 2 * half
+    queries = query_len * group
     block_size = hl.specialize(block_size)
     splits = hl.register_block_size(1, 64)
     least = hl.register_block_size(64, 4096)
@@ -98,7 +101,7 @@ def kernel(
     for head, seq, behind in hl.grid([kv_heads, num_seqs, splits]):
         split = splits - 1 - behind
         length = seq_lens[seq]
-        cached = torch.clamp(length - 1, min=0)
+        cached = torch.clamp(length - query_len, min=0)
         joined = torch.clamp((cached + least - 1) // least, 1, splits).to(torch.int32)
         if split < joined:
             # None but the last is empty, as joined <= splits <= least.
@@ -106,13 +109,15 @@ def kernel(
             begin = split * part
             end = torch.minimum(begin + part, cached)
             newest = (split == joined - 1) & (length > 0)
-            position = positions[seq]
-            cos = cos_sin[position, 0, :].to(torch.float32)
-            sin = cos_sin[position, 1, :].to(torch.float32)
+            position = positions[seq, :]
+            cos, sin = cos_sin[position, 0, :], cos_sin[position, 1, :]
             q_first_weight, q_second_weight = q_weight[0, :], q_weight[1, :]
             k_first_weight, k_second_weight = k_weight[0, :], k_weight[1, :]
             column = hl.arange(head_dim).to(torch.int64)
             half_column = hl.arange(half).to(torch.int64)
+            token = hl.arange(query_len)
+            token_of_query = hl.zeros([query_len, group], dtype=torch.int32) + token[:, None]
+            token_of_query = token_of_query.flatten(0, 1)
             # What the cache has was written by earlier steps: its first tile may be asked for now.
             for tile_t in hl.tile(begin, torch.minimum(begin + size_t, end), block_size=size_t):
                 page = block_table[seq, tile_t.index // block_size].to(torch.int64)
@@ -121,21 +126,22 @@ def kernel(
                 pdl.prefetch_rows(flat_cache, base, 2 * head_dim)
             pdl.wait()
             q_first, q_second = norm_rope(
-                q[seq, head, :, 0, :],
-                q[seq, head, :, 1, :],
+                q[seq, :, head, :, 0, :],
+                q[seq, :, head, :, 1, :],
                 q_first_weight,
                 q_second_weight,
                 cos,
                 sin,
                 epsilon,
             )
-            q_first, q_second = q_first.to(torch.bfloat16), q_second.to(torch.bfloat16)
+            q_first = q_first.to(torch.bfloat16).flatten(0, 1)
+            q_second = q_second.to(torch.bfloat16).flatten(0, 1)
             # One query, so that a tile's keys are one load and its page numbers come twice, not
             # three times: H100, 0.2 / 0.7 / 3.5 us of 13.5 / 31.4 / 114.6 at 8 / 32 / 128 tokens.
             query = hl.join(q_first, q_second).permute(0, 2, 1).flatten(1)
             k_first, k_second = norm_rope(
-                k[seq, head, 0, :],
-                k[seq, head, 1, :],
+                k[seq, :, head, 0, :],
+                k[seq, :, head, 1, :],
                 k_first_weight,
                 k_second_weight,
                 cos,
@@ -143,15 +149,27 @@ def kernel(
                 epsilon,
             )
             k_first, k_second = k_first.to(torch.bfloat16), k_second.to(torch.bfloat16)
-            new_value = v[seq, head, :]
-            products = q_first.to(torch.float32) * k_first.to(torch.float32)[None, :]
-            products += q_second.to(torch.float32) * k_second.to(torch.float32)[None, :]
+            new_value = v[seq, :, head, :]
             log2_scale = softmax_scale * 1.4426950408889634
-            score = torch.sum(products, dim=-1) * log2_scale
-            top = torch.where(newest, score, float("-inf"))
-            total = torch.where(newest, hl.full([group], 1.0, dtype=torch.float32), 0.0)
-            acc = hl.zeros([group, head_dim], dtype=torch.float32)
-            acc = acc + torch.where(newest, new_value.to(torch.float32), 0.0)[None, :]
+            if query_len == 1:  # Of a matrix product 15 columns in 16 would be padding.
+                products = q_first.to(torch.float32) * k_first.to(torch.float32)
+                products += q_second.to(torch.float32) * k_second.to(torch.float32)
+                top = torch.sum(products, dim=-1) * log2_scale
+                total = hl.full([queries], 1.0, dtype=torch.float32)
+                acc = hl.zeros([queries, head_dim], dtype=torch.float32)
+                acc = acc + new_value.to(torch.float32)
+            else:
+                new_key = hl.join(k_first, k_second).permute(0, 2, 1).flatten(1)
+                new_scores = hl.dot(query, new_key.transpose(0, 1)) * log2_scale
+                sees = token_of_query[:, None] >= token[None, :]
+                new_scores = torch.where(sees, new_scores, float("-inf"))
+                top = torch.amax(new_scores, dim=1)
+                new_weight = torch.exp2(new_scores - top[:, None])
+                total = torch.sum(new_weight, dim=1)
+                acc = hl.dot(new_weight.to(torch.bfloat16), new_value)
+            top = torch.where(newest, top, float("-inf"))
+            total = torch.where(newest, total, 0.0)
+            acc = torch.where(newest, acc, 0.0)
             for tile_t in hl.tile(begin, end, block_size=size_t):
                 page = block_table[seq, tile_t.index // block_size].to(torch.int64)
                 row = page * stride_block + (tile_t.index % block_size) * stride_slot
@@ -169,14 +187,19 @@ def kernel(
                 )
                 acc = hl.dot(weight.to(value.dtype), value, acc=acc * shrink[:, None])
                 top = new_top
-            slot = slot_mapping[seq]
+            slot = slot_mapping[seq, :]
             writes = newest & (slot >= 0)
             slot = torch.where(writes, slot, 0)
             to = (slot // block_size) * stride_block + (slot % block_size) * stride_slot
-            to = (to + head * stride_head) * 8
-            hl.store(flat_written, [to + half_column], k_first, extra_mask=writes)
-            hl.store(flat_written, [to + half + half_column], k_second, extra_mask=writes)
-            hl.store(flat_written, [to + head_dim + column], new_value, extra_mask=writes)
+            to = ((to + head * stride_head) * 8)[:, None]
+            writes = writes[:, None]
+            hl.store(flat_written, [to + half_column[None, :]], k_first, extra_mask=writes)
+            hl.store(
+                flat_written, [to + (half + half_column)[None, :]], k_second, extra_mask=writes
+            )
+            hl.store(
+                flat_written, [to + (head_dim + column)[None, :]], new_value, extra_mask=writes
+            )
             if joined > 1:
                 partials[split, seq, head, :, :] = acc / total[:, None]
                 sums[split, seq, head, :] = top + torch.log2(total)
@@ -190,20 +213,22 @@ def kernel(
                         parts = partials[tile_s, seq, head, :, :] * share[:, :, None]
                         whole = torch.sum(share, dim=0)
                         mixed = torch.sum(parts, dim=0) / whole[:, None]
+                        mixed = mixed.reshape(query_len, -1, head_dim)
                         if scale is None:
-                            out[seq, head, :, :] = mixed.to(out.dtype)
+                            out[seq, :, head, :, :] = mixed.to(out.dtype)
                         else:
                             s = group_scale(mixed)
-                            scale[seq, head, :] = s
-                            out[seq, head, :, :] = (mixed * (1.0 / s)[:, None]).to(out.dtype)
+                            scale[seq, :, head, :] = s
+                            out[seq, :, head, :, :] = (mixed * (1.0 / s)[:, :, None]).to(out.dtype)
             else:
                 mixed = acc / torch.where(total > 0.0, total, 1.0)[:, None]
+                mixed = mixed.reshape(query_len, -1, head_dim)
                 if scale is None:
-                    out[seq, head, :, :] = mixed.to(out.dtype)
+                    out[seq, :, head, :, :] = mixed.to(out.dtype)
                 else:
                     s = group_scale(mixed)
-                    scale[seq, head, :] = s
-                    out[seq, head, :, :] = (mixed * (1.0 / s)[:, None]).to(out.dtype)
+                    scale[seq, :, head, :] = s
+                    out[seq, :, head, :, :] = (mixed * (1.0 / s)[:, :, None]).to(out.dtype)
 
 
 def kernel_args(
@@ -226,22 +251,27 @@ def kernel_args(
             f"others multiples of {VECTOR}"
         )
     kv_heads, block_size, d = kv_cache.shape[1], kv_cache.shape[2], kv_cache.shape[3] // 2
-    q_size, kv_size = out.shape[1], kv_heads * d
-    heads = (kv_heads, q_size // (kv_heads * d))
-    q, k, v = qkv.split([q_size, kv_size, kv_size], dim=1)
-    parts = attention.parts(workspace, out.shape[0], *heads, d)
+    q_size, kv_size = out.shape[-1], kv_heads * d
+    heads = (kv_heads, q_size // kv_size)
+    if out.ndim == 2:
+        out, qkv, positions, slot_mapping = (
+            x.unsqueeze(1) for x in (out, qkv, positions, slot_mapping)
+        )
+        scale = None if scale is None else scale.unsqueeze(1)
+    q, k, v = qkv.split([q_size, kv_size, kv_size], dim=2)
+    parts = attention.parts(workspace, out.shape[0], kv_heads, out.shape[1] * heads[1], d)
     flat = flatten(kv_cache)
     return (
-        out.unflatten(1, (*heads, d)),
-        None if scale is None else scale.unflatten(1, heads),
+        out.unflatten(2, (*heads, d)),
+        None if scale is None else scale.unflatten(2, heads),
         flat,
         flat,
         block_size,
         *(stride // VECTOR for stride in strides),
         slot_mapping,
-        q.unflatten(1, (*heads, 2, d // 2)),
-        k.unflatten(1, (kv_heads, 2, d // 2)),
-        v.unflatten(1, (kv_heads, d)),
+        q.unflatten(2, (*heads, 2, d // 2)),
+        k.unflatten(2, (kv_heads, 2, d // 2)),
+        v.unflatten(2, (kv_heads, d)),
         q_weight.view(2, d // 2),
         k_weight.view(2, d // 2),
         cos_sin_cache.unflatten(1, (2, d // 2)),
@@ -261,57 +291,69 @@ def reference(
     softmax_scale: float, workspace: torch.Tensor | None = None, scale: torch.Tensor | None = None,
 ) -> None:  # fmt: skip
     kv_heads, block_size, d = kv_cache.shape[1], kv_cache.shape[2], kv_cache.shape[3] // 2
-    heads = qkv.unflatten(1, (-1, d))
+    query_len = 1 if out.ndim == 2 else out.shape[1]
+    heads = qkv.view(-1, qkv.shape[-1] // d, d)
     q, k, v = heads.split([heads.shape[1] - 2 * kv_heads, kv_heads, kv_heads], dim=1)
-    cos_sin = cos_sin_cache[positions]
+    cos_sin = cos_sin_cache[positions.flatten()]
     q = norm_rope_reference(q, q_weight, cos_sin, epsilon).to(qkv.dtype).double()
     exact = norm_rope_reference(k, k_weight, cos_sin, epsilon)
-    k = exact.to(qkv.dtype)
-    mixed = torch.zeros(out.shape, dtype=torch.double, device=out.device)
+    new = torch.cat((exact.to(qkv.dtype), v), dim=-1)
+    mixed = torch.zeros((len(q), out.shape[-1]), dtype=torch.double, device=out.device)
     for seq, length in enumerate(seq_lens.tolist()):
         if length == 0:
             continue
-        if (slot := int(slot_mapping[seq])) >= 0:
-            place = slot // block_size, slice(None), slot % block_size
-            kv_cache[place] = torch.cat((exact[seq], v[seq]), dim=-1).to(kv_cache.dtype)
+        rows = range(seq * query_len, (seq + 1) * query_len)
+        for row in rows:
+            if (slot := int(slot_mapping.flatten()[row])) >= 0:
+                place = slot // block_size, slice(None), slot % block_size
+                kv_cache[place] = torch.cat((exact[row], v[row]), dim=-1).to(kv_cache.dtype)
         pages = block_table[seq, : -(-length // block_size)].long()
-        tokens = kv_cache[pages].transpose(1, 2).flatten(0, 1)[: length - 1].transpose(0, 1)
-        tokens = torch.cat((tokens, torch.cat((k[seq], v[seq]), dim=-1).unsqueeze(1)), dim=1)
-        keys, values = tokens.double().chunk(2, dim=-1)
-        queries = q[seq].unflatten(0, (kv_heads, -1))
-        weights = (queries @ keys.transpose(1, 2) * softmax_scale).softmax(-1)
-        mixed[seq] = (weights @ values).flatten()
+        cached = kv_cache[pages].transpose(1, 2).flatten(0, 1)[: length - query_len]
+        for row in rows:  # each sees what is cached, those before it, and itself
+            tokens = torch.cat((cached, new[rows[0] : row + 1])).transpose(0, 1)
+            keys, values = tokens.double().chunk(2, dim=-1)
+            queries = q[row].unflatten(0, (kv_heads, -1))
+            weights = (queries @ keys.transpose(1, 2) * softmax_scale).softmax(-1)
+            mixed[row] = (weights @ values).flatten()
+    mixed = mixed.view(out.shape)
     if scale is None:
         out.copy_(mixed)
     else:
         group_quant_reference(out, mixed, scale)
 
 
-def sample(dims: Dims, num_tokens: int, make: Sample) -> tuple[object, ...]:
-    q_heads, kv_heads, d, block_size, quantised = dims
+def sample(dims: Dims, num_seqs: int, make: Sample) -> tuple[object, ...]:
+    q_heads, kv_heads, d, block_size, quantised, query_len = dims
+    tokens = (num_seqs,) if query_len == 1 else (num_seqs, query_len)
     blocks = -(-3 * CONTEXT // 2 // block_size)
     # Beyond 256 sequences they share blocks, as with a common prefix: 40 GB would be too much.
-    shares = max(1, min(num_tokens, 256)) if isinstance(num_tokens, int) else num_tokens
+    shares = max(1, min(num_seqs, 256)) if isinstance(num_seqs, int) else num_seqs
     num_blocks = blocks * shares
-    # Each token's own slot is in a block that nothing else reads: blocks above are shared.
-    own = num_blocks - 1 + make.integers((num_tokens,), 1, 2).cumsum(0)
-    cache = make.randn((num_blocks + num_tokens, block_size, kv_heads, 2 * d), torch.bfloat16)
-    cache[num_blocks:].copy_(make.empty((num_tokens, block_size, kv_heads, 2 * d)))
+    # The new tokens of each are in a block that nothing else reads: blocks above are shared.
+    own = num_blocks - 1 + make.integers((num_seqs,), 1, 2).cumsum(0)
+    slots = own * block_size + make.integers((num_seqs,), 0, block_size - query_len + 1)
+    if query_len > 1:
+        slots = slots.unsqueeze(1) + make.integers(tokens, 1, 2).cumsum(1) - 1
+    cache = make.randn((num_blocks + num_seqs, block_size, kv_heads, 2 * d), torch.bfloat16)
+    cache[num_blocks:].copy_(make.empty((num_seqs, block_size, kv_heads, 2 * d)))
+    scale = None
+    if quantised:  # groups beside each other in memory, as the GEMM wants them
+        scale = make.empty((q_heads * d // GROUP, *tokens), torch.float32).movedim(0, -1)
     return (
-        make.empty((num_tokens, q_heads * d), FP8 if quantised else torch.bfloat16),
+        make.empty((*tokens, q_heads * d), FP8 if quantised else torch.bfloat16),
         cache.transpose(1, 2),
-        own * block_size + make.integers((num_tokens,), 0, block_size),
-        make.randn((num_tokens, (q_heads + 2 * kv_heads) * d), torch.bfloat16),
+        slots,
+        make.randn((*tokens, (q_heads + 2 * kv_heads) * d), torch.bfloat16),
         make.randn((d,), torch.bfloat16, mean=1.0, std=0.2),
         make.randn((d,), torch.bfloat16, mean=1.0, std=0.2),
         make.randn((4096, d), torch.bfloat16, std=0.5),
-        make.integers((num_tokens,), 0, 4096),
+        make.integers(tokens, 0, 4096),
         1e-6,
-        make.integers((num_tokens, blocks), 0, num_blocks).to(torch.int32),
-        make.integers((num_tokens,), CONTEXT // 2, 3 * CONTEXT // 2).to(torch.int32),
+        make.integers((num_seqs, blocks), 0, num_blocks).to(torch.int32),
+        make.integers((num_seqs,), CONTEXT // 2, 3 * CONTEXT // 2).to(torch.int32),
         d**-0.5,
         make.zeros((split_k.SIZE,), torch.float32),
-        make.empty((q_heads * d // GROUP, num_tokens), torch.float32).t() if quantised else None,
+        scale,
     )
 
 
@@ -326,11 +368,12 @@ OP = Op(
     reference=reference,
     dims=Dims,
     dims_of=lambda out, kv_cache, *rest: Dims(
-        2 * out.shape[1] // kv_cache.shape[3],
+        2 * out.shape[-1] // kv_cache.shape[3],
         kv_cache.shape[1],
         kv_cache.shape[3] // 2,
         kv_cache.shape[2],
         rest[-1] is not None,
+        1 if out.ndim == 2 else out.shape[1],
     ),
     sample=sample,
     default_config=attention.default_config,
@@ -339,6 +382,6 @@ OP = Op(
     multiples=(("kv_cache", VECTOR),),
     most_tokens=512,
     bytes_moved=lambda dims, m: (
-        m * dims.head_dim * 4 * (dims.num_q_heads + CONTEXT * dims.num_kv_heads)
+        m * dims.head_dim * 4 * (dims.query_len * dims.num_q_heads + CONTEXT * dims.num_kv_heads)
     ),
 )

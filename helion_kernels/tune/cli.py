@@ -34,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser, out: Path | None) -> None:
         help=f"numbers of tokens; {TOKENS[0]}, 2, 4 ... {TOKENS[-1]}")  # fmt: skip
     add("--ops", nargs="+", choices=list(OPS), metavar="OP", help="ops; all that the model calls")
     add("--lm-head", action="store_true", help="the lm_head in FP8 too")
+    add("--num-speculative-tokens", type=int, default=0, metavar="N",
+        help="attention for steps that check so many guesses; 0")  # fmt: skip
     add("--gpu-minutes", type=float, default=15.0, metavar="N", help="budget in minutes; 15")
     add("--resume", action="store_true", help="go on where the last run into --out stopped")
     add("--out", type=Path, default=out, required=out is None, metavar="DIR",
@@ -100,7 +102,7 @@ def _cases(options: argparse.Namespace, read: Read) -> list[Case]:
             formats = [block]
         for tp in options.tensor_parallel_size:
             for block in formats:
-                calls += qwen3.calls(sizes, block, tp)
+                calls += qwen3.calls(sizes, block, tp, 1 + options.num_speculative_tokens)
             calls += qwen3.lm_head_calls(sizes, tp) if options.lm_head else []
     todo = cases(
         [call for call in calls if options.ops is None or call[0] in options.ops], options.tokens

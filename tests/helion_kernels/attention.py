@@ -29,10 +29,13 @@ class Sequences(NamedTuple):
     dims: tuple[int, int, int, int]
     """Query heads, key-value heads, head_dim, block_size."""
     lengths: tuple[int, ...]
+    """New tokens included: none, or so many at least."""
     layout: str = "NHD"
     poison: float = NAN
     seed: int = 0
     quantised: bool = False
+    query_len: int = 1
+    """New tokens of a sequence."""
 
 
 class Arguments(NamedTuple):
@@ -79,30 +82,34 @@ def arguments(case: Sequences) -> Arguments:
     free = make.permutation(blocks, blocks)
     table = free[used:].repeat(len(counts), most)[:, :most].contiguous()
     taken = iter(free[:used].tolist())
-    slots = []
+    slots = torch.full((len(counts), case.query_len), -1)
     for row, (length, count) in enumerate(zip(case.lengths, counts, strict=True)):
+        cached = length - case.query_len
         for i in range(count):
             table[row, i] = block = next(taken)
-            inside = min(block_size, length - 1 - i * block_size)
+            inside = max(0, min(block_size, cached - i * block_size))
             cache[block, :, :inside] = make.randn((kv_heads, inside, 2 * d), torch.bfloat16)
-        slots.append(block * block_size + (length - 1) % block_size if length else -1)
-    m = len(case.lengths)
+        if length:
+            new = torch.arange(cached, length)
+            slots[row] = table[row, new // block_size] * block_size + new % block_size
+    m = (len(counts), case.query_len) if case.query_len > 1 else (len(counts),)
+    scale = make.empty((q_heads * d // GROUP, *m), torch.float32).movedim(0, -1)
     return Arguments(
-        out=make.empty((m, q_heads * d), FP8 if case.quantised else torch.bfloat16),
+        out=make.empty((*m, q_heads * d), FP8 if case.quantised else torch.bfloat16),
         kv_cache=cache,
-        slot_mapping=torch.tensor(slots),
-        qkv=make.randn((m, (q_heads + 2 * kv_heads) * d), torch.bfloat16),
+        slot_mapping=slots.view(m),
+        qkv=make.randn((*m, (q_heads + 2 * kv_heads) * d), torch.bfloat16),
         q_weight=make.randn((d,), torch.bfloat16, mean=1.0, std=0.2),
         k_weight=make.randn((d,), torch.bfloat16, mean=1.0, std=0.2),
         cos_sin_cache=make.randn((100, d), torch.bfloat16, std=0.5),
         # Any, so that nothing takes a length for one.
-        positions=make.integers((m,), 0, 100),
+        positions=make.integers(m, 0, 100),
         epsilon=1e-6,
         block_table=table.to(torch.int32),
         seq_lens=torch.tensor(case.lengths, dtype=torch.int32),
         softmax_scale=d**-0.5,
         workspace=split_k.workspace("cpu"),
-        scale=make.empty((q_heads * d // GROUP, m), torch.float32).t() if case.quantised else None,
+        scale=scale if case.quantised else None,
     )
 
 
@@ -115,39 +122,46 @@ def rotated(heads: torch.Tensor, weight: torch.Tensor, cos_sin: torch.Tensor, ep
 
 
 def expected(case: Sequences, args: Arguments) -> Expected:
-    """In the cache's place the keys and values [sequences, Hkv, 2 D] that are to be written."""
+    """In the cache's place the keys and values [tokens, Hkv, 2 D] that are to be written."""
     q_heads, kv_heads, d, block_size = case.dims
-    m = len(case.lengths)
+    m = len(case.lengths) * case.query_len
     want, magnitude = torch.zeros(2, m, q_heads * d, dtype=torch.double)
     written = torch.zeros((m, kv_heads, 2 * d), dtype=torch.double)
-    for row, length in enumerate(args.seq_lens.tolist()):
+    qkv, positions = args.qkv.view(m, -1), args.positions.flatten()
+    for seq, length in enumerate(args.seq_lens.tolist()):
         if length == 0:
             continue
-        q, k, v = args.qkv[row].view(-1, d).split([q_heads, kv_heads, kv_heads])
-        cos_sin = args.cos_sin_cache[args.positions[row]]
-        query = rotated(q, args.q_weight, cos_sin, args.epsilon).bfloat16().double()
-        key = rotated(k, args.k_weight, cos_sin, args.epsilon)
-        written[row] = torch.cat((key, v.double()), dim=-1)
-        pages = args.block_table[row, : -(-length // block_size)].tolist()
-        cached = torch.cat([args.kv_cache[page] for page in pages], dim=1)[:, : length - 1]
-        new = torch.cat((key.bfloat16(), v), dim=-1).unsqueeze(1)
-        keys, values = torch.cat((cached, new), dim=1).double().split(d, dim=-1)
-        for to, x in ((want, values), (magnitude, values.abs())):
-            mixed = scaled_dot_product_attention(
-                query.unsqueeze(1), keys, x, scale=args.softmax_scale, enable_gqa=True
-            )
-            to[row] = mixed.flatten()
+        pages = args.block_table[seq, : -(-length // block_size)].tolist()
+        cached = torch.cat([args.kv_cache[page] for page in pages], dim=1)
+        known = cached[:, : length - case.query_len].double()
+        for row in range(seq * case.query_len, (seq + 1) * case.query_len):
+            q, k, v = qkv[row].view(-1, d).split([q_heads, kv_heads, kv_heads])
+            cos_sin = args.cos_sin_cache[positions[row]]
+            query = rotated(q, args.q_weight, cos_sin, args.epsilon).bfloat16().double()
+            key = rotated(k, args.k_weight, cos_sin, args.epsilon)
+            written[row] = torch.cat((key, v.double()), dim=-1)
+            new = torch.cat((key.bfloat16(), v), dim=-1).unsqueeze(1)
+            known = torch.cat((known, new.double()), dim=1)
+            keys, values = known.split(d, dim=-1)
+            for to, x in ((want, values), (magnitude, values.abs())):
+                mixed = scaled_dot_product_attention(
+                    query.unsqueeze(1), keys, x, scale=args.softmax_scale, enable_gqa=True
+                )
+                to[row] = mixed.flatten()
     scale = None
     if case.quantised:
         scale = want.unflatten(1, (-1, GROUP)).abs().amax(-1).clamp(min=GROUP_EPS) / FP8_MAX
         want = want / scale.repeat_interleave(GROUP, dim=1)
+        scale = scale.view(*args.out.shape[:-1], -1)
+    want, magnitude = (x.view(args.out.shape) for x in (want, magnitude))
     return Expected(args._replace(out=want, kv_cache=written, scale=scale), magnitude)
 
 
 def places(args: Arguments) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(rows, blocks, positions in them) of the tokens that are written."""
-    rows = (args.slot_mapping >= 0).nonzero().flatten()
-    slots, block_size = args.slot_mapping[rows], args.kv_cache.shape[2]
+    slots, block_size = args.slot_mapping.flatten(), args.kv_cache.shape[2]
+    rows = (slots >= 0).nonzero().flatten()
+    slots = slots[rows]
     return rows, slots // block_size, slots % block_size
 
 

@@ -24,6 +24,12 @@ def dims_of(model, tp):
 
 
 ALL = sorted({dims_of(model, tp) for model, tp in product(MODELS, (1, 2, 4, 8))})
+CHECKING = [
+    dims._replace(query_len=query_len)
+    for dims, query_len in product(ALL, (2, 4))
+    if attention.serves_query_len(*dims[:2], query_len)
+]
+"""With guesses to check."""
 
 
 def test_shards_have_all_numbers_of_heads():
@@ -43,7 +49,35 @@ def test_the_rule_serves_what_it_is_for(dims):
     assert few == [16, 64] and many[1] == 1024
 
 
-@pytest.mark.parametrize("dims", ALL, ids=lambda dims: "x".join(map(str, dims)))
+@pytest.mark.parametrize(
+    ("heads", "query_len", "served"),
+    [
+        ((32, 8), 1, True),
+        ((32, 8), 2, True),
+        ((32, 8), 3, False),
+        ((32, 8), 4, True),
+        ((32, 8), 16, True),
+        ((32, 8), 32, False),
+        ((40, 8), 1, True),
+        ((40, 8), 4, False),
+    ],
+)
+def test_how_many_tokens_of_a_sequence(heads, query_len, served):
+    assert attention.serves_query_len(*heads, query_len) is served
+
+
+@pytest.mark.parametrize("dims", CHECKING, ids=lambda dims: "x".join(map(str, dims)))
+def test_the_rule_for_guesses(dims):
+    """No more parts than registers have room for, where they are joined."""
+    for num_seqs in (*TOKENS, 8192, select.UNBOUNDED):
+        config = OP.default_config(dims, num_seqs)
+        assert OP.serves(dims, config, num_seqs)
+        splits, least, tile = config["block_sizes"]
+        assert splits & (splits - 1) == 0 and tile <= least
+        assert splits <= 4 or splits * dims.query_len * dims[0] // dims[1] <= attention.JOINED
+
+
+@pytest.mark.parametrize("dims", ALL + CHECKING, ids=lambda dims: "x".join(map(str, dims)))
 def test_the_space_holds_what_can_serve_and_nothing_twice(dims):
     for num_tokens in TOKENS:
         space = OP.space(dims, num_tokens)
@@ -54,20 +88,20 @@ def test_the_space_holds_what_can_serve_and_nothing_twice(dims):
 
 
 @pytest.mark.parametrize("splits", [2, 16, 64])
-@pytest.mark.parametrize("dims", ALL, ids=lambda dims: "x".join(map(str, dims)))
+@pytest.mark.parametrize("dims", ALL + CHECKING, ids=lambda dims: "x".join(map(str, dims)))
 def test_what_serves_has_room(dims, splits):
     """Neither counters, nor parts, nor their logarithms leave the workspace, nor meet."""
     config = attention._config(splits, 64, 64, 4, 3)
     served = [n for n in range(1, 9000) if OP.serves(dims, config, n)]
     assert served == list(range(1, len(served) + 1)) != []
     most = len(served)
-    rows = splits * most * dims.num_q_heads
+    rows = splits * most * dims.query_len * dims.num_q_heads
     assert most * dims.num_kv_heads <= split_k.COUNTED
     end = split_k.COUNTED + rows * dims.head_dim
     assert end <= split_k.SIZE - attention.SUMS
     assert rows <= attention.SUMS
     # One more sequence would not fit.
-    more = splits * (most + 1) * dims.num_q_heads
+    more = splits * (most + 1) * dims.query_len * dims.num_q_heads
     assert (
         more > attention.SUMS
         or more * dims.head_dim > attention.ROOM

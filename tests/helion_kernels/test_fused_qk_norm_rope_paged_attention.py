@@ -114,6 +114,35 @@ def test_a_quantised_head_is_a_group():
     assert not quantised.out[1].float().any() and (quantised.scale[1] < 1.01e-10 / 448).all()
 
 
+@pytest.mark.parametrize("query_len", [2, 4, 8])
+@pytest.mark.parametrize("group", [1, 4, 8])
+def test_guesses_see_those_before_them(query_len, group):
+    """And what is cached; a sequence may have nothing but new tokens, in one block or in two."""
+    lengths = (query_len, 0, query_len + 1, 17, 30 + query_len, *around(TILE + query_len))
+    case = Sequences((2 * group, 2, 32, 16), lengths, LAYOUTS[query_len % 3], query_len=query_len)
+    assert wrong(case, [call]) == []
+
+
+def test_a_guess_gives_the_bits_of_a_token_alone():
+    """What a step of four tokens writes is what four steps of one write."""
+    case = Sequences((4, 2, 32, 16), (40, 19), query_len=4)
+    together = arguments(case)
+    call(*together)
+    alone = arguments(case)
+    out = torch.empty_like(together.out)
+    for i in range(4):
+        mine = {name: getattr(alone, name)[:, i] for name in ("slot_mapping", "qkv", "positions")}
+        step = alone._replace(out=out[:, i], seq_lens=alone.seq_lens - 3 + i, **mine)
+        call(*step)
+    assert torch.equal(alone.kv_cache.view(torch.int16), together.kv_cache.view(torch.int16))
+    assert torch.allclose(out.float(), together.out.float(), rtol=2**-7, atol=1e-3)
+
+
+def test_quantised_guesses():
+    case = Sequences((4, 2, 128, 16), (4, 0, 40), quantised=True, query_len=4)
+    assert wrong(case, [call]) == []
+
+
 @few
 @given(
     group=st.integers(1, 9),
@@ -123,11 +152,14 @@ def test_a_quantised_head_is_a_group():
     lengths=st.lists(st.integers(0, 300), min_size=1, max_size=4),
     layout=st.sampled_from(LAYOUTS),
     poison=st.sampled_from([NAN, INFINITY]),
+    query_len=st.sampled_from([1, 2, 4]),
     seed=st.integers(0, 2**31),
 )
-def test_any_sequences(group, kv_heads, d, block_size, lengths, layout, poison, seed):
+def test_any_sequences(group, kv_heads, d, block_size, lengths, layout, poison, query_len, seed):
     dims = (group * kv_heads, kv_heads, d, block_size)
-    assert wrong(Sequences(dims, tuple(lengths), layout, poison, seed), [call]) == []
+    lengths = tuple(length and max(length, query_len) for length in lengths)
+    case = Sequences(dims, lengths, layout, poison, seed, query_len=query_len)
+    assert wrong(case, [call]) == []
 
 
 # -- the check itself
@@ -253,6 +285,20 @@ def test_whoever_arrives_last_the_bits_are_the_same(chosen, triton):
     case = Sequences((8, 2, 32, 16), (splits * least + 77, least + 1, 3 * least - 5, 0, 7))
     found, joined = triton.ask("attend", case, chosen, [FORWARD, BACKWARD, 1, 2, 3, FORWARD])
     assert found == [] and joined
+
+
+@pytest.mark.parametrize("query_len", [2, 4])
+@pytest.mark.parametrize("dims", [(1, 1, 32, 16), (8, 2, 128, 32), (8, 1, 64, 16)])
+@pytest.mark.parametrize("chosen", [CONFIGS[0], CONFIGS[2]], ids=["whole", "parts"])
+def test_triton_checks_guesses(dims, chosen, query_len, triton):
+    splits, least = splits_and_least(chosen)
+    ends = (dims[3], chosen["block_sizes"][2], least)
+    lengths = {0, query_len, *around(*(query_len + end for end in ends)), splits * least + 40}
+    case = Sequences(dims, tuple(sorted(lengths - {query_len - 1})), query_len=query_len)
+    case = case._replace(quantised=quantised(dims), layout=LAYOUTS[dims[0] % 2])
+    found, joined = triton.ask("attend", case, chosen, [FORWARD, BACKWARD])
+    assert found == []
+    assert joined is (splits > 1)
 
 
 @few

@@ -132,7 +132,7 @@ def attend(case: list[Any], config: Config, orders: list[int]) -> list[Any]:
     were joined]"""
     dims, lengths, *rest = case
     known = attention.Sequences(tuple(dims), tuple(lengths), *rest)
-    run = launcher(attention.OP.name, [*dims, known.quantised], config)
+    run = launcher(attention.OP.name, [*dims, known.quantised, known.query_len], config)
 
     def call_in(order: int) -> Callable[..., None]:
         def call(*args: Any) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose attention a served layer runs: ours in plain decode steps, upstream's in all others."""
+"""Whose attention a served layer runs: ours in decode steps, upstream's in all others."""
 
 from types import SimpleNamespace
 
@@ -47,21 +47,21 @@ class Upstream:
 class Step:
     """A decode step of three sequences: the layer, and what its forward context says."""
 
-    def __init__(self, block_size=BLOCK_SIZE, format=PER_TOKEN):
+    def __init__(self, block_size=BLOCK_SIZE, format=PER_TOKEN, query_len=1):
         make, op = Random("cpu"), OPS["fused_qk_norm_rope_kv_write"]
         _, kv_heads, d = HEADS
         blocks = 3 * len(LENGTHS)
         cache = make.randn((blocks, block_size, kv_heads, 2 * d), torch.bfloat16).transpose(1, 2)
         table = make.permutation(blocks, blocks).view(len(LENGTHS), -1).to(torch.int32)
         lengths = torch.tensor(LENGTHS, dtype=torch.int32)
-        last = lengths.long() - 1
-        block = table.gather(1, (last // block_size).unsqueeze(1)).squeeze(1)
-        self.slots = block.long() * block_size + last % block_size
+        new = lengths.long().unsqueeze(1) - query_len + torch.arange(query_len)
+        block = table.gather(1, new // block_size)
+        self.slots = (block.long() * block_size + new % block_size).flatten()
         self.metadata = SimpleNamespace(
-            max_query_len=1, use_cascade=False, seq_lens=lengths, block_table=table
+            max_query_len=query_len, use_cascade=False, seq_lens=lengths, block_table=table
         )
         _, _, _, self.qkv, q_weight, k_weight, cos_sin, self.positions, epsilon = op.sample(
-            op.dims(*HEADS), len(LENGTHS), make
+            op.dims(*HEADS), len(self.slots), make
         )
         self.attn = Upstream(cache)
         self.layer = object.__new__(HelionDecoderLayer)
@@ -76,7 +76,11 @@ class Step:
             qk_norm_rope=Call("fused_qk_norm_rope", *HEADS),
             qk_norm_rope_kv_write=Call("fused_qk_norm_rope_kv_write", *HEADS),
             decode_attention=Call(
-                "fused_qk_norm_rope_paged_attention", *HEADS, BLOCK_SIZE, format.grouped
+                "fused_qk_norm_rope_paged_attention",
+                *HEADS,
+                BLOCK_SIZE,
+                format.grouped,
+                query_len,
             ),
             attn_quant=Call(format.quant, HEADS[0] * d),
             format=format,
@@ -99,16 +103,33 @@ def step(monkeypatch):
     def make(**options):
         made = Step(**options)
         monkeypatch.setattr(layer, "get_forward_context", lambda: made.context)
+        monkeypatch.setattr(graphs, "_query_len", options.get("query_len", 1))
         return made
 
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     return make
 
 
+@pytest.fixture
+def captured(monkeypatch):
+    """What runs is captured into a graph of so many tokens a sequence."""
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    for name in ("_query_len", "_decode", "_warming_up"):
+        monkeypatch.setattr(graphs, name, 0)
+
+    def capture(query_len):
+        graphs.use(query_len)
+        graphs.capturing(SimpleNamespace(uniform_token_count=query_len))
+
+    return capture
+
+
+@pytest.mark.parametrize("query_len", [1, 4])
 @pytest.mark.parametrize("format", [PER_TOKEN, BLOCK], ids=lambda format: format.name)
-def test_a_decode_step_is_ours_and_right(format, step):
-    """It sees the token that the step itself has written."""
-    made = step(format=format)
+def test_a_decode_step_is_ours_and_right(format, query_len, step, captured):
+    """Each token sees those before it, itself, and no guess behind it."""
+    captured(query_len)
+    made = step(format=format, query_len=query_len)
     values, scales = made.run()
     assert made.attn.called == 0
     out = values.float() * scales.repeat_interleave(values.shape[1] // scales.shape[1], dim=1)
@@ -116,8 +137,10 @@ def test_a_decode_step_is_ours_and_right(format, step):
     inputs = made.layer.q_norm.weight, made.layer.k_norm.weight, made.layer.rope.cos_sin_cache
     op = OPS["fused_qk_norm_rope_kv_write"]
     op.reference(q, cache, made.slots, made.qkv, *inputs, made.positions, made.layer.epsilon)
-    for row, length in enumerate(LENGTHS):
-        tokens = cache[made.metadata.block_table[row]].transpose(1, 2).flatten(0, 1)[:length]
+    for row in range(len(out)):
+        seq, number = divmod(row, query_len)
+        seen = LENGTHS[seq] - query_len + number + 1
+        tokens = cache[made.metadata.block_table[seq]].transpose(1, 2).flatten(0, 1)[:seen]
         keys, values = tokens.transpose(0, 1).double().chunk(2, dim=-1)
         query = q[row].view(HEADS[0], 1, -1).double()
         want = scaled_dot_product_attention(query, keys, values, enable_gqa=True)
@@ -161,8 +184,8 @@ def test_while_a_graph_is_captured_its_kind_decides(decode, step, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     monkeypatch.setattr(graphs, "_decode", not decode)
     monkeypatch.setattr(graphs, "_warming_up", False)
-    graphs.capturing(SimpleNamespace(uniform_token_count=1 if decode else None))
     made = step()
+    graphs.capturing(SimpleNamespace(uniform_token_count=1 if decode else None))
     made.run()
     assert made.attn.called == (0 if decode else 1)
 

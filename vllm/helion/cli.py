@@ -123,6 +123,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         help="FP8 format; default: the checkpoint's, or per-token",
     )
     parser.add_argument("--tensor-parallel-size", "-tp", type=int, default=1, metavar="N")
+    parser.add_argument(
+        "--num-speculative-tokens", type=int, default=0, metavar="N", help="guesses of a step; 0"
+    )
 
 
 def cmd_init() -> list[CLISubcommand]:
@@ -147,7 +150,7 @@ def status(args: argparse.Namespace) -> None:
     try:
         name, sizes, block = _model(args.model, args.format)
         tp = args.tensor_parallel_size
-        calls = qwen3.calls(sizes, block, tp)
+        calls = qwen3.calls(sizes, block, tp, 1 + args.num_speculative_tokens)
         if switches.fp8_lm_head():
             calls += qwen3.lm_head_calls(sizes, tp)
     except (OSError, ValueError) as error:
@@ -191,8 +194,11 @@ def pack(args: argparse.Namespace) -> None:
         if target not in TARGETS:
             raise ValueError(f"{gpu} is {target}; packs are made for {', '.join(TARGETS)}")
         tp = args.tensor_parallel_size
+        query_len = 1 + args.num_speculative_tokens
         models = [_model(model, args.format) for model in args.model]
-        wanted = [call for _, sizes, block in models for call in qwen3.calls(sizes, block, tp)]
+        wanted = [
+            call for _, sizes, block in models for call in qwen3.calls(sizes, block, tp, query_len)
+        ]
         if args.lm_head:
             wanted += [call for _, sizes, _ in models for call in qwen3.lm_head_calls(sizes, tp)]
         make(wanted, target, args.out or switches.cache_folder(), gpu=gpu)

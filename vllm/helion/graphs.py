@@ -2,8 +2,9 @@
 """CUDA graphs for decode steps of their own, so that those run our attention.
 
 Under cudagraph mode FULL upstream captures one graph for each number of tokens, which serves a
-decode step and any mixture of prompts alike; our attention knows steps of one token a sequence
-only. Modes with a decode routine of their own leave out mixed steps, or need torch.compile.
+decode step and any mixture of prompts alike; our attention knows steps only in which every sequence
+has as many tokens: one, and where guesses are checked those, too. Modes with a decode routine of
+their own leave out mixed steps, or need torch.compile.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -15,39 +16,46 @@ from vllm.config.compilation import CUDAGraphMode
 if TYPE_CHECKING:
     from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor, CudaGraphManager
 
-_used = False
+_query_len = 0
+"""Tokens of each sequence in a decode step; 0: no layer runs our attention."""
 _decode = False
 _warming_up = False
 
 
-def use() -> None:
-    """A layer of this process runs our attention."""
-    global _used
-    _used = True
+def use(query_len: int) -> None:
+    """A layer of this process runs our attention, for so many tokens of each sequence."""
+    global _query_len
+    _query_len = query_len
 
 
 def separate_decode(manager: "CudaGraphManager") -> bool:
     """Whether decode steps get graphs besides those of mode FULL."""
     full = manager.cudagraph_mode == CUDAGraphMode.FULL
-    return _used and full and manager.decode_query_len == 1
+    # A draft model has managers of its own, one of which knows as many tokens.
+    from vllm.v1.worker.gpu.cudagraph_utils import ModelCudaGraphManager
+
+    ours = isinstance(manager, ModelCudaGraphManager)
+    return ours and full and manager.decode_query_len == _query_len
 
 
 def capturing(graph: "BatchExecutionDescriptor") -> None:
     """What is captured from now on, after a run to warm up."""
     global _decode, _warming_up
-    _decode, _warming_up = graph.uniform_token_count == 1, True
+    _decode, _warming_up = graph.uniform_token_count == _query_len, True
 
 
 def is_decode(metadata: Any) -> bool:
-    """Whether every sequence of this step has one token, in every replay too.
+    """Whether every sequence of this step has as many tokens as was said, in every replay too.
 
     metadata: of FlashAttention. What a graph is captured with says nothing: a mixed step is
-    captured with one token a sequence as well. The run ahead of a capture is to run the same
-    kernels: upstream's, too, are loaded when they are first launched.
+    captured with as many tokens a sequence as well. The run ahead of a capture is to run the same
+    kernels: upstream's, too, are loaded when they are first launched. Without a graph the metadata
+    knows the most tokens of a sequence, which says it all of one token alone.
     """
     global _warming_up
     if torch.cuda.is_current_stream_capturing():
         _warming_up = False
         return _decode
     # Of more tokens never, whatever was announced and not captured.
-    return metadata.max_query_len == 1 and (_decode or not _warming_up)
+    decode = _decode if _warming_up else _query_len == 1
+    return decode and metadata.max_query_len == _query_len

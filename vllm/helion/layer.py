@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from helion_kernels import qwen3  # registers torch.ops.helion_kernels
+from helion_kernels.attention import serves_query_len
 from vllm.config import VllmConfig, get_current_vllm_config
 from vllm.config.compilation import CompilationMode
 from vllm.distributed import tensor_model_parallel_all_reduce
@@ -66,8 +67,9 @@ class HelionDecoderLayer:
         vllm_config = get_current_vllm_config()
         block_size = vllm_config.cache_config.block_size
         quantises = qwen3.quantises(format.grouped, attention.head_dim)
+        query_len = 1 + vllm_config.num_speculative_tokens
         self.decode_attention = Call(
-            "fused_qk_norm_rope_paged_attention", *heads, block_size, quantises
+            "fused_qk_norm_rope_paged_attention", *heads, block_size, quantises, query_len
         )
         self.attn_quant = Call(format.quant, self.q_size)
         self.o_mm = Call(format.scaled_mm, hidden, self.q_size)
@@ -75,9 +77,13 @@ class HelionDecoderLayer:
         self.silu_and_mul_quant = Call(format.silu_and_mul_quant, self.intermediate)
         self.down_mm = Call(format.scaled_mm, hidden, self.intermediate)
         self.writes_kv = _writes_kv(self.attn)
-        self.attends = self.writes_kv and _attends(self.attn, block_size, vllm_config)
+        self.attends = (
+            self.writes_kv
+            and serves_query_len(*heads[:2], query_len)
+            and _attends(self.attn, block_size, vllm_config)
+        )
         if self.attends:
-            graphs.use()
+            graphs.use(query_len)
         self.workspace: torch.Tensor | None = None
         """Of the GEMMs; set by prepare."""
 
@@ -150,18 +156,39 @@ class HelionDecoderLayer:
         else:
             cache = self.attn.kv_cache
             if metadata := self._decode_metadata(len(qkv), slots, cache):
-                sequences = (metadata.block_table, metadata.seq_lens, self.attn.impl.scale)
-                step = (cache, slots, *inputs, *sequences, self.workspace)
-                if self.decode_attention.dims[-1]:
-                    self.decode_attention(x, *step, scale)
+                quantises = self.decode_attention.dims[4]
+                self._attend(metadata, slots, inputs, *((x, scale) if quantises else (q, None)))
+                if quantises:
                     return x, scale
                 out = q
-                self.decode_attention(out, *step, None)
             else:
                 self.qk_norm_rope_kv_write(q, cache, slots, *inputs)
                 out = self.attn(q, None, None)
         self.attn_quant(x, out, scale)
         return x, scale
+
+    def _attend(
+        self,
+        metadata: Any,
+        slots: torch.Tensor,
+        inputs: tuple[Any, ...],
+        out: torch.Tensor,
+        scale: torch.Tensor | None,
+    ) -> None:
+        """A decode step from qkv to attention's output; inputs: of the rope kernels, qkv first."""
+        qkv, q_weight, k_weight, cos_sin, positions, epsilon = inputs
+        query_len = self.decode_attention.dims[5]
+        if query_len > 1:  # [sequences, query_len, ...]
+            shape = (-1, query_len)
+            out, slots, qkv, positions = (
+                x.unflatten(0, shape) for x in (out, slots, qkv, positions)
+            )
+            scale = None if scale is None else scale.unflatten(0, shape)
+        inputs = qkv, q_weight, k_weight, cos_sin, positions, epsilon
+        sequences = metadata.block_table, metadata.seq_lens, self.attn.impl.scale
+        self.decode_attention(
+            out, self.attn.kv_cache, slots, *inputs, *sequences, self.workspace, scale
+        )
 
     def _slot_mapping(self) -> torch.Tensor | None:
         """Where this step's tokens go in the KV cache; None while memory is profiled."""
@@ -179,7 +206,7 @@ class HelionDecoderLayer:
         serves = (
             graphs.is_decode(metadata)
             and not metadata.use_cascade
-            and len(metadata.seq_lens) == len(slots) == num_tokens
+            and len(slots) == num_tokens == len(metadata.seq_lens) * self.decode_attention.dims[5]
             and cache.shape[2] == self.decode_attention.dims[3]
         )
         return metadata if serves else None

@@ -37,6 +37,7 @@ def prepare(worker: "Worker") -> None:
         served.refusals(),
         config.model_config.model,
         config.parallel_config.tensor_parallel_size,
+        config.num_speculative_tokens,
     )
     if not layers:
         log()

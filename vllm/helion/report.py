@@ -52,6 +52,7 @@ def log(
     refusals: dict[str, list[str]],
     model: str,
     tp: int,
+    num_speculative_tokens: int,
 ) -> None:
     """The start-up table. Never silent: without a served layer the log says so, and why."""
     for reason, prefixes in refusals.items():
@@ -75,7 +76,8 @@ def log(
     if sources & {"default", "nearest", "related"}:
         logger.info(
             "Helion: some ops are not tuned for this GPU and these sizes; to tune them: "
-            "vllm helion tune --model %s%s",
+            "vllm helion tune --model %s%s%s",
             model,
             f" -tp {tp}" if tp > 1 else "",
+            f" --num-speculative-tokens {num_speculative_tokens}" if num_speculative_tokens else "",
         )
