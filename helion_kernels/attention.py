@@ -27,7 +27,10 @@ class Dims(NamedTuple):
 
 
 JOINED = 128
-"""Rows of parts; 256 of Qwen3-8B, 16 parts of 4 tokens, spill 2.4 KB a thread (`_joined`)."""
+"""Rows of parts that the last program of a sequence may read at once where there are several new
+tokens: as many registers of 128 threads. 256, of Qwen3-8B 16 parts of 4 tokens, spill 2.4 KB."""
+LONG = 4
+"""Parts that a long sequence may have in any case."""
 MOST_QUERIES = 64
 """Rows of a program's tile: query heads of a KV head, times the new tokens."""
 
@@ -72,9 +75,7 @@ def parts(
 def default_config(dims: Dims, num_seqs: int) -> Config:
     """Splits until two programs share each multiprocessor, and long sequences in any case."""
     idle = 2 * MULTIPROCESSORS // (num_seqs * dims.num_kv_heads)
-    splits = min(16, power_of_2(max(4, idle)))
-    while splits > 4 and _joined(dims, splits) > JOINED:
-        splits //= 2
+    splits = min(16, power_of_2(max(LONG, idle)))
     while not serves(dims, _config(splits, 64, 64, 4, 3), num_seqs):
         splits //= 2
     # On an H100 parts of 1024 tokens were best from 16 sequences on, and with four new tokens of
@@ -99,23 +100,20 @@ def space(dims: Dims, num_seqs: int) -> list[Config]:
         for stages in (3, 5, 7, 9)
         if tile <= least and 8 <= tile // warps <= 32 and (splits > 1 or least == 1024)
         if 4 * dims.head_dim * tile * (stages // 2) < SHARED
-        if dims.query_len == 1 or _joined(dims, splits) <= JOINED
     ]
     most = max(4, 16 * MULTIPROCESSORS // (num_seqs * dims.num_kv_heads))
     return [c for c in configs if c["block_sizes"][0] <= most and serves(dims, c, num_seqs)]
 
 
 def serves(dims: Dims, config: Config, num_seqs: int) -> bool:
-    """Whether what the parts found has room in the workspace."""
+    """Whether what parts found has room in the workspace, and in registers when it is joined."""
     splits = config["block_sizes"][0]
+    queries = dims.query_len * dims.num_q_heads // dims.num_kv_heads
+    if dims.query_len > 1 and splits > LONG and splits * queries > JOINED:
+        return False
     rows = splits * num_seqs * dims.query_len * dims.num_q_heads
     counted = num_seqs * dims.num_kv_heads <= split_k.COUNTED
     return splits == 1 or (counted and rows <= SUMS and rows * dims.head_dim <= ROOM)
-
-
-def _joined(dims: Dims, splits: int) -> int:
-    """Rows that the last program of a sequence reads at once: as many registers of 128 threads."""
-    return splits * dims.query_len * dims.num_q_heads // dims.num_kv_heads
 
 
 def _config(splits: int, least: int, tile: int, warps: int, stages: int) -> Config:

@@ -44,11 +44,12 @@ def jobs(
     found: dict[Job, None] = {}
     for name, dims in wanted:
         op = registry.OPS[name]
+        sizes = tuple(op.dims(*dims))
         stock = frozenset(registry.OPS)  # Where stock wins there, nothing is to be built.
         choose = partial(select.choose, op, op.dims(*dims), MAX_NUM_TOKENS, gpu, stock)
         for choice in (*choose(), *choose(invariant=True)):
             if choice.config is not None:
-                found[Job(name, tuple(dims), choice.key, target)] = None
+                found[Job(name, sizes, choice.key, target)] = None
     return list(found)
 
 

@@ -47,6 +47,9 @@ class Bench(Protocol):
     """Time that the case's bytes or operations need at the device's measured rates."""
     has_stock: bool
 
+    def ready(self) -> list[Config]:
+        """What is compiled for the case's dims: for other num_tokens, or too late for them."""
+
     def look(self, configs: Sequence[Config]) -> Generator[Trial, None, None]:
         """Compile, check and briefly time each, in the order in which they are ready.
 

@@ -7,6 +7,7 @@ generated source, finds the machine code in the cache, checks the outputs agains
 times. What was compiled for one num_tokens serves the others.
 """
 
+import json
 import multiprocessing
 import os
 import signal
@@ -145,6 +146,15 @@ class GpuBench:
         """About two thirds of the tokens, an odd number: no multiple of a tile."""
         fewer = self.case.num_tokens * 2 // 3 | 1
         return Check(self.op, self.op.sample(self.case.dims, fewer, Random("cuda", 1)))
+
+    def ready(self) -> list[Config]:
+        mine = (self.op.name, tuple(self.case.dims))
+        return [
+            json.loads(config)
+            for (*case, config), future in self.device._compiled.items()
+            if tuple(case) == mine and future.done() and not future.cancelled()
+            if future.exception() is None
+        ]
 
     def look(self, configs: Sequence[Config]) -> Generator[Trial, None, None]:
         futures = {self.device.compile(self.case, config): config for config in configs}

@@ -16,6 +16,7 @@ from helion_kernels.aot.target import TARGETS, pretend
 
 TARGET = TARGETS["sm_90"]
 CASES = [*SMALL.items(), ("fused_qk_norm_rope_paged_attention", (4, 2, 128, 16, True, 4))]
+"""The last with three guesses to check."""
 
 
 @pytest.fixture(scope="module")

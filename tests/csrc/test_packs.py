@@ -210,6 +210,7 @@ def test_a_layer_calls_the_dispatcher_unless_it_is_traced(
             scheduler_config=SimpleNamespace(max_num_batched_tokens=64),
             model_config=SimpleNamespace(model="a model"),
             parallel_config=SimpleNamespace(tensor_parallel_size=1),
+            num_speculative_tokens=0,
         ),
     )
     monkeypatch.setattr(switches, "cache_folder", lambda: pack_path.parent)

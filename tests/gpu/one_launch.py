@@ -8,9 +8,10 @@ a checker knows. Samples and the reference are made on the CPU, so that no kerne
 """
 
 import sys
+from itertools import product
 
 import torch
-from dims import SMALL
+from dims import CHECKING, SMALL
 
 from helion_kernels import OPS, launch
 from helion_kernels.accuracy import ACCUMULATION, expect, problems
@@ -32,8 +33,9 @@ def on(device: str, args: tuple[object, ...]) -> tuple[object, ...]:
 
 def main() -> None:
     op = OPS[sys.argv[1]]
-    dims = op.dims(*SMALL[op.name])
-    for num_tokens in TOKENS:
+    cases = [SMALL[op.name], *(dims for name, dims in [CHECKING] if name == op.name)]
+    for sizes, num_tokens in product(cases, TOKENS):
+        dims = op.dims(*sizes)
         specialised = launch.generate(op, dims, op.default_config(dims, num_tokens))
         run = launch.launcher(op, launch.build(specialised, torch.device("cuda", 0)))
         host = op.sample(dims, num_tokens, Random("cpu", num_tokens))

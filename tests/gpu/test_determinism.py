@@ -21,6 +21,7 @@ TOKENS = (1, 8, 32, 300)
 """The last takes the configs for many tokens."""
 SIZES = MODELS["8b"]
 CASES = [(name, dims) for name in OPS for dims in dims_of(SIZES, name)]
+CASES += [(name, (*dims[:-1], 4)) for name, dims in CASES if "query_len" in OPS[name].dims._fields]
 DEVICE = torch.device("cuda", 0)
 Calls = dict[tuple[str, tuple[Any, ...]], tuple[Any, int]]
 

@@ -26,12 +26,13 @@ CASES = list(
         for dims in dims_of(MODELS[model], name)
     )
 )
-ATTENTION = "fused_qk_norm_rope_paged_attention"
 CASES += [
-    (ATTENTION, (*dims[:-1], query_len))
-    for dims in dims_of(MODELS["8b"], ATTENTION)
+    (name, (*dims[:-1], query_len))
+    for name, dims in CASES
     for query_len in (2, 4)
+    if "query_len" in OPS[name].dims._fields
 ]
+"""Attention of guesses, too."""
 SMALL: dict[str, tuple[Any, ...]] = {name: dims_of(MODELS["1.7b"], name)[-1] for name in OPS}
 """One set of dims for each op, for what does not depend on dims."""
 

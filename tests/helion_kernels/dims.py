@@ -16,3 +16,5 @@ SMALL: dict[str, tuple[Any, ...]] = {
     "scaled_mm": (200, 640),
     "scaled_mm_blockwise": (200, 640),
 }
+CHECKING = ("fused_qk_norm_rope_paged_attention", (4, 2, 128, 16, True, 4))
+"""Attention of steps that check three guesses."""

@@ -66,6 +66,13 @@ def test_how_many_tokens_of_a_sequence(heads, query_len, served):
     assert attention.serves_query_len(*heads, query_len) is served
 
 
+def test_more_parts_of_guesses_than_registers_hold_are_refused():
+    dims = OP.dims(32, 8, 128, 16, False, 4)
+    most = {n: OP.serves(dims, attention._config(n, 64, 64, 4, 3), 1) for n in (4, 8, 16)}
+    assert most == {4: True, 8: True, 16: False}
+    assert OP.serves(dims._replace(query_len=1), attention._config(16, 64, 64, 4, 3), 1)
+
+
 @pytest.mark.parametrize("dims", CHECKING, ids=lambda dims: "x".join(map(str, dims)))
 def test_the_rule_for_guesses(dims):
     """No more parts than registers have room for, where they are joined."""
@@ -74,7 +81,8 @@ def test_the_rule_for_guesses(dims):
         assert OP.serves(dims, config, num_seqs)
         splits, least, tile = config["block_sizes"]
         assert splits & (splits - 1) == 0 and tile <= least
-        assert splits <= 4 or splits * dims.query_len * dims[0] // dims[1] <= attention.JOINED
+        rows = splits * dims.query_len * dims.num_q_heads // dims.num_kv_heads
+        assert splits <= attention.LONG or rows <= attention.JOINED
 
 
 @pytest.mark.parametrize("dims", ALL + CHECKING, ids=lambda dims: "x".join(map(str, dims)))
@@ -87,8 +95,9 @@ def test_the_space_holds_what_can_serve_and_nothing_twice(dims):
         assert rule in {config["block_sizes"][0] for config in space}
 
 
-@pytest.mark.parametrize("splits", [2, 16, 64])
-@pytest.mark.parametrize("dims", ALL + CHECKING, ids=lambda dims: "x".join(map(str, dims)))
+@pytest.mark.parametrize(
+    ("dims", "splits"), [*product(ALL, (2, 16, 64)), *product(CHECKING, (2, attention.LONG))]
+)
 def test_what_serves_has_room(dims, splits):
     """Neither counters, nor parts, nor their logarithms leave the workspace, nor meet."""
     config = attention._config(splits, 64, 64, 4, 3)

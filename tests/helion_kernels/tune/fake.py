@@ -6,6 +6,7 @@ to compile a config in one of 16 processes, some ten milliseconds to time it.
 """
 
 import heapq
+import json
 import random
 import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -93,6 +94,11 @@ class Fake:
         self.environment = {"date": "2026-01-01", "torch": "2.11.0"}
         self.rng = random.Random(7)
         self.compiled: dict[tuple[str, tuple, str], float] = {}
+        """When it is ready."""
+        self.compile_s: dict[str, float] = {}
+        """Of ops that take another time than COMPILE_S."""
+        self.workers = [0.0] * WORKERS
+        """When each is free."""
         self.looked: list[tuple[str, str]] = []
         """(case, config) in order."""
         self.opened: list[str] = []
@@ -121,23 +127,34 @@ class FakeBench:
 
     def look(self, configs: Sequence[Config]) -> Generator[Trial, None, None]:
         device, case = self.device, self.case
-        workers = [device.now] * WORKERS
+        takes = device.compile_s.get(case.op.name, COMPILE_S)
         ready = []
         for i, config in enumerate(configs):
             name = (case.op.name, tuple(case.dims), key(config))
             if name not in device.compiled:
-                heapq.heapreplace(workers, workers[0] + COMPILE_S)
-                device.compiled[name] = max(workers)
+                at = max(device.now, device.workers[0]) + takes
+                heapq.heapreplace(device.workers, at)
+                device.compiled[name] = at
             ready.append((device.compiled[name], i))
         try:
             for at, i in sorted(ready):
                 device.spend(max(0.0, at - device.now) + LOOK_S)
                 device.looked.append((str(case), key(configs[i])))
                 yield self.trial(configs[i])
-        finally:  # what a consumer leaves is cancelled
-            late = [name for name, at in device.compiled.items() if at > device.now]
+        finally:  # what a consumer leaves is cancelled, unless it has begun
+            late = [name for name, at in device.compiled.items() if at - takes > device.now]
             for name in late:
                 del device.compiled[name]
+            device.workers = [min(at, device.now + takes) for at in device.workers]
+            heapq.heapify(device.workers)
+
+    def ready(self) -> list[Config]:
+        mine = (self.case.op.name, tuple(self.case.dims))
+        return [
+            json.loads(name[2])
+            for name, at in self.device.compiled.items()
+            if name[:2] == mine and at <= self.device.now
+        ]
 
     def trial(self, config: Config) -> Trial:
         if self.device.lost(self.case, config):

@@ -40,7 +40,7 @@ def test_decoding_comes_first_and_in_it_the_largest_gemm():
     assert max(tokens[:decode]) == TIERS[0][0] < min(tokens[decode:])
     assert str(todo[0]) == "scaled_mm 24576x4096 at 1"
     first = {tuple(case.dims) for case in usual[:28]}
-    assert first == {(24576, 4096), (4096, 12288), (6144, 4096), (32, 8, 128, 16, False)}
+    assert first == {(24576, 4096), (4096, 12288), (6144, 4096), (32, 8, 128, 16, False, 1)}
 
 
 def test_shares_of_a_step_add_up_to_the_importance():

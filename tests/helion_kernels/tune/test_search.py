@@ -2,6 +2,7 @@
 """The search of one case, and what it may leave undone."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from helion_kernels import OPS
 from helion_kernels.tune.cases import Case
 from helion_kernels.tune.device import key
-from helion_kernels.tune.search import BATCH, Space, search
+from helion_kernels.tune.search import BATCH, READY, Space, search
 from tests.helion_kernels.tune.fake import Fake, cost_us
 
 OP = OPS["scaled_mm"]
@@ -66,6 +67,21 @@ def test_what_fails_comes_last(bad):
     good = [not trial.problem for trial in trials]
     assert good == sorted(good, reverse=True)
     assert all((key(trial.config) in wrong) == bool(trial.problem) for trial in trials)
+
+
+def test_what_another_bucket_compiled_is_timed_while_new_ones_compile():
+    """Its workers are busy for half a second at a time, in which the GPU can time some forty."""
+    device = Fake()
+    run(device, seconds=3.0)
+    known = {config for _, config in device.looked}
+    more = replace(CASE, num_tokens=32)
+    start = device.now
+    with device.bench(more) as bench:
+        trials = search(bench, SPACE, [RULE], lambda: device.now > start + 1.0, random.Random(1))
+    assert sum(key(trial.config) in known for trial in trials) >= READY
+    # Nothing is timed twice, and nothing that is not compiled was waited for in vain.
+    looked = [config for case, config in device.looked if case == str(more)]
+    assert len(looked) == len(set(looked)) == len(trials)
 
 
 def test_nothing_to_try():
