@@ -5,7 +5,7 @@ Needs PyTorch, Triton and Helion at build time (upstream.toml, ``requires.pack``
 VLLM_HELION_PACKS=0: the engine then compiles at its start. Upstream's: ``upstream_kernels.py``.
 
 Of which models VLLM_HELION_PACK_MODELS says, by default of all that are tuned; but of SMALL alone
-in a wheel for some architectures, which is to stay small.
+in a wheel for some architectures, which is to stay small and has no attention for guesses either.
 """
 
 import os
@@ -25,7 +25,7 @@ TARGETS = {90: "sm_90"}
 SWITCH = "VLLM_HELION_PACKS"
 MODELS = "VLLM_HELION_PACK_MODELS"
 SMALL = ("8b",)
-"""All six that are tuned take 1.0 MB, this one 0.33, and Hopper's wheel has 60."""
+"""All six that are tuned take 1.0 MB, this one 0.25, 0.33 with guesses; Hopper's wheel has 60."""
 
 
 def wanted() -> bool:
@@ -41,7 +41,7 @@ def make(root: Path, arches: list[str]) -> Tree:
     for number in sorted(numbers - set(TARGETS)):
         say("packs", f"none for sm_{number}: there the engine compiles its kernels at its start")
     return {
-        f"{KERNELS}/packs/{TARGETS[number]}.pack": _make(root, TARGETS[number], models(arches))
+        f"{KERNELS}/packs/{TARGETS[number]}.pack": _make(root, TARGETS[number], arches)
         for number in sorted(numbers & set(TARGETS))
     }
 
@@ -52,11 +52,12 @@ def models(arches: list[str]) -> list[str]:
     return chosen or (list(SMALL) if arches else [])
 
 
-def _make(root: Path, target: str, models: list[str]) -> Data:
+def _make(root: Path, target: str, arches: list[str]) -> Data:
     with step("packs") as details, tempfile.TemporaryDirectory() as folder:
         # A process of its own, whose progress is the user's to see; what it compiles is cached.
         command = [sys.executable, "-m", "helion_kernels.aot", "--target", target, "--out", folder]
-        command += ["--models", *models] if models else []
+        command += ["--models", *chosen] if (chosen := models(arches)) else []
+        command += ["--num-speculative-tokens", "0"] if arches else []
         if subprocess.run(command, cwd=root, check=False, stdout=sys.stderr).returncode:
             raise BuildError(
                 f"the kernels for {target} do not compile, see above; {SWITCH}=0 leaves them out, "

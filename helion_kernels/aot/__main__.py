@@ -10,8 +10,8 @@ from helion_kernels.aot.target import TARGETS
 from helion_kernels.qwen3 import MODELS, calls, lm_head_calls
 from helion_kernels.select import ConfigError
 
-CHECKED = 4
-"""Tokens of a sequence in steps that check guesses: three guesses are usual for EAGLE3."""
+GUESSES = (0, 3)
+"""Tokens that speculative decoding guesses: three are usual for EAGLE3."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,6 +20,13 @@ def main(arguments: list[str] | None = None) -> int:
         "--models", nargs="+", choices=MODELS, help="default: those with tuned configs"
     )
     parser.add_argument("--tp", nargs="+", type=int, default=[1], help="tensor parallel sizes")
+    parser.add_argument(
+        "--num-speculative-tokens",
+        nargs="+",
+        type=int,
+        default=GUESSES,
+        help="guesses of a step, for whose attention there are kernels; 0 and 3",
+    )
     parser.add_argument("--target", choices=TARGETS, default="sm_90")
     parser.add_argument("--out", type=Path, default=Path("."), help="folder for TARGET.pack")
     parser.add_argument(
@@ -34,8 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
             for model in options.models or tuned(options.target)
             for tp in options.tp
             for block in (False, True)
-            for query_len in (1, CHECKED)
-            for call in calls(MODELS[model], block, tp, query_len)
+            for guesses in options.num_speculative_tokens
+            for call in calls(MODELS[model], block, tp, 1 + guesses)
             + lm_head_calls(MODELS[model], tp)
         ]
         make(wanted, options.target, options.out, options.cache, options.jobs)
