@@ -71,8 +71,10 @@ def calls(
 
     query_len: new tokens of a sequence in a decode step, 1 and the guesses of speculation; without
     attention where it is upstream's. Raises ValueError where the sizes cannot be split over tp
-    ranks.
+    ranks, and for fewer than no guesses.
     """
+    if query_len < 1:
+        raise ValueError(f"{query_len - 1} speculative tokens: must not be negative")
     hidden, intermediate, q_heads, kv_heads, head_dim, _ = sizes
     for name, size in (("intermediate_size", intermediate), ("num_attention_heads", q_heads)):
         if size % tp:

@@ -82,6 +82,16 @@ def test_ops_and_shards(capsys):
     assert "scaled_mm 3072x4096 at 8" in out
 
 
+def test_attention_of_guesses_where_it_is_ours(capsys):
+    arguments = ("--model", "8b", "14b", "--format", "block", "--tokens", "4")
+    name = "fused_qk_norm_rope_paged_attention"
+    _, out = dry_run(*arguments, "--num-speculative-tokens", "3", capsys=capsys)
+    found = [line.split(maxsplit=1)[1] for line in out.splitlines() if name in line]
+    assert found == [f"{name} 32x8x128x16x1x4 at 4"]
+    _, out = dry_run(*arguments, "--num-speculative-tokens", "2", capsys=capsys)
+    assert name not in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -89,6 +99,7 @@ def test_ops_and_shards(capsys):
         (["--model", "8b", "--tokens", "0"], "--tokens 0"),
         (["--model", "8b", "--gpu-minutes", "0"], "--gpu-minutes 0"),
         (["--model", "8b", "--gpu-minutes", "nan"], "--gpu-minutes nan"),
+        (["--model", "8b", "--num-speculative-tokens", "-1"], "-1 speculative tokens"),
         (["--model", "8b", "--format", "block", "--ops", "scaled_mm"], "none of: scaled_mm"),
         (["--model", "no/such/folder"], "no such file; name a checkpoint folder"),
     ],
