@@ -12,7 +12,7 @@ SMALL = {
     "dynamic_per_token_scaled_fp8_quant": (256,),
     "fused_qk_norm_rope": (4, 2, 128),
     "fused_qk_norm_rope_kv_write": (4, 2, 128),
-    "fused_qk_norm_rope_paged_attention": (4, 2, 64, 16, False),
+    "fused_qk_norm_rope_paged_attention": (4, 2, 64, 16, False, 1),
     "per_token_group_fp8_quant": (512,),
     "rms_norm_dynamic_per_token_quant": (256, True),
     "rms_norm_per_block_quant": (512, False),
