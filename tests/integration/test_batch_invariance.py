@@ -31,7 +31,7 @@ def test_switch(switch, on, monkeypatch, capsys):
     assert switches.batch_invariant() is (on == "1")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("vllm.helion.served.switch_refusal", lambda: None)
-    args = {"model": None, "format": None, "tensor_parallel_size": 1}
+    args = {"model": None, "format": None, "tensor_parallel_size": 1, "num_speculative_tokens": 0}
     cli.status(argparse.Namespace(**args, max_num_batched_tokens=64))
     out = capsys.readouterr().out
     assert ("not batch invariant" in out) is (on == "1")
@@ -44,6 +44,6 @@ def test_without_our_attention_status_does_not_list_it(switch, monkeypatch, caps
     monkeypatch.setenv("VLLM_HELION_ATTENTION", "0")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("vllm.helion.served.switch_refusal", lambda: None)
-    args = {"model": None, "format": None, "tensor_parallel_size": 1}
+    args = {"model": None, "format": None, "tensor_parallel_size": 1, "num_speculative_tokens": 0}
     cli.status(argparse.Namespace(**args, max_num_batched_tokens=64))
     assert "fused_qk_norm_rope_paged_attention" not in capsys.readouterr().out
