@@ -65,16 +65,17 @@ def read(checkpoint: str | Path) -> tuple[Sizes, bool]:
 
 
 def calls(
-    sizes: Sizes, block: bool, tp: int = 1, query_len: int = 1
+    sizes: Sizes, block: bool, tp: int = 1, num_speculative_tokens: int = 0
 ) -> list[tuple[str, tuple[Any, ...]]]:
     """(op, static dims) in the order of the layer; `block`: scales per 128 rather than per token.
 
-    query_len: new tokens of a sequence in a decode step, 1 and the guesses of speculation; without
-    attention where it is upstream's. Raises ValueError where the sizes cannot be split over tp
+    num_speculative_tokens: guesses that a decode step checks; without attention where it is
+    upstream's with so many. Raises ValueError where the sizes cannot be split over tp
     ranks, and for fewer than no guesses.
     """
-    if query_len < 1:
-        raise ValueError(f"{query_len - 1} speculative tokens: must not be negative")
+    if num_speculative_tokens < 0:
+        raise ValueError(f"{num_speculative_tokens} speculative tokens: must not be negative")
+    query_len = 1 + num_speculative_tokens
     hidden, intermediate, q_heads, kv_heads, head_dim, _ = sizes
     for name, size in (("intermediate_size", intermediate), ("num_attention_heads", q_heads)):
         if size % tp:

@@ -42,8 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
             for tp in options.tp
             for block in (False, True)
             for guesses in options.num_speculative_tokens
-            for call in calls(MODELS[model], block, tp, 1 + guesses)
-            + lm_head_calls(MODELS[model], tp)
+            for call in calls(MODELS[model], block, tp, guesses) + lm_head_calls(MODELS[model], tp)
         ]
         make(wanted, options.target, options.out, options.cache, options.jobs)
     except (ConfigError, OSError, ValueError) as error:

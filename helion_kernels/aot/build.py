@@ -42,14 +42,15 @@ def jobs(
     """
     gpu = gpu or TARGETS[target].gpu
     found: dict[Job, None] = {}
-    for name, dims in wanted:
+    # Each once: models share sizes, and numbers of guesses all but attention.
+    for name, given in dict.fromkeys(wanted):
         op = registry.OPS[name]
-        sizes = tuple(op.dims(*dims))
+        dims = op.dims(*given)
         stock = frozenset(registry.OPS)  # Where stock wins there, nothing is to be built.
-        choose = partial(select.choose, op, op.dims(*dims), MAX_NUM_TOKENS, gpu, stock)
+        choose = partial(select.choose, op, dims, MAX_NUM_TOKENS, gpu, stock)
         for choice in (*choose(), *choose(invariant=True)):
             if choice.config is not None:
-                found[Job(name, sizes, choice.key, target)] = None
+                found[Job(name, tuple(dims), choice.key, target)] = None
     return list(found)
 
 

@@ -115,9 +115,6 @@ def kernel(
             k_first_weight, k_second_weight = k_weight[0, :], k_weight[1, :]
             column = hl.arange(head_dim).to(torch.int64)
             half_column = hl.arange(half).to(torch.int64)
-            token = hl.arange(query_len)
-            token_of_query = hl.zeros([query_len, group], dtype=torch.int32) + token[:, None]
-            token_of_query = token_of_query.flatten(0, 1)
             # What the cache has was written by earlier steps: its first tile may be asked for now.
             for tile_t in hl.tile(begin, torch.minimum(begin + size_t, end), block_size=size_t):
                 page = block_table[seq, tile_t.index // block_size].to(torch.int64)
@@ -161,7 +158,9 @@ def kernel(
             else:
                 new_key = hl.join(k_first, k_second).permute(0, 2, 1).flatten(1)
                 new_scores = hl.dot(query, new_key.transpose(0, 1)) * log2_scale
-                sees = token_of_query[:, None] >= token[None, :]
+                token = hl.arange(query_len)
+                of_query = hl.zeros([query_len, group], dtype=torch.int32) + token[:, None]
+                sees = of_query.flatten(0, 1)[:, None] >= token[None, :]
                 new_scores = torch.where(sees, new_scores, float("-inf"))
                 top = torch.amax(new_scores, dim=1)
                 new_weight = torch.exp2(new_scores - top[:, None])

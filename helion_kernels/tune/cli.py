@@ -102,7 +102,7 @@ def _cases(options: argparse.Namespace, read: Read) -> list[Case]:
             formats = [block]
         for tp in options.tensor_parallel_size:
             for block in formats:
-                calls += qwen3.calls(sizes, block, tp, 1 + options.num_speculative_tokens)
+                calls += qwen3.calls(sizes, block, tp, options.num_speculative_tokens)
             calls += qwen3.lm_head_calls(sizes, tp) if options.lm_head else []
     todo = cases(
         [call for call in calls if options.ops is None or call[0] in options.ops], options.tokens

@@ -150,7 +150,7 @@ def status(args: argparse.Namespace) -> None:
     try:
         name, sizes, block = _model(args.model, args.format)
         tp = args.tensor_parallel_size
-        calls = qwen3.calls(sizes, block, tp, 1 + args.num_speculative_tokens)
+        calls = qwen3.calls(sizes, block, tp, args.num_speculative_tokens)
         if switches.fp8_lm_head():
             calls += qwen3.lm_head_calls(sizes, tp)
     except (OSError, ValueError) as error:
@@ -194,10 +194,10 @@ def pack(args: argparse.Namespace) -> None:
         if target not in TARGETS:
             raise ValueError(f"{gpu} is {target}; packs are made for {', '.join(TARGETS)}")
         tp = args.tensor_parallel_size
-        query_len = 1 + args.num_speculative_tokens
+        guesses = args.num_speculative_tokens
         models = [_model(model, args.format) for model in args.model]
         wanted = [
-            call for _, sizes, block in models for call in qwen3.calls(sizes, block, tp, query_len)
+            call for _, sizes, block in models for call in qwen3.calls(sizes, block, tp, guesses)
         ]
         if args.lm_head:
             wanted += [call for _, sizes, _ in models for call in qwen3.lm_head_calls(sizes, tp)]

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from helion_kernels import qwen3  # registers torch.ops.helion_kernels
+from helion_kernels import OPS, qwen3  # registers torch.ops.helion_kernels
 from helion_kernels.attention import serves_query_len
 from vllm.config import VllmConfig, get_current_vllm_config
 from vllm.config.compilation import CompilationMode
@@ -22,7 +22,7 @@ class Call:
 
     def __init__(self, op: str, *dims: int) -> None:
         self.op = op
-        self.dims = dims
+        self.dims: Any = OPS[op].dims(*dims)
         self.plan = -1
         self.function: Any = getattr(torch.ops.helion_kernels, op).default
 
@@ -156,7 +156,7 @@ class HelionDecoderLayer:
         else:
             cache = self.attn.kv_cache
             if metadata := self._decode_metadata(len(qkv), slots, cache):
-                quantises = self.decode_attention.dims[4]
+                quantises = self.decode_attention.dims.quantised
                 self._attend(metadata, slots, inputs, *((x, scale) if quantises else (q, None)))
                 if quantises:
                     return x, scale
@@ -176,15 +176,15 @@ class HelionDecoderLayer:
         scale: torch.Tensor | None,
     ) -> None:
         """A decode step from qkv to attention's output; inputs: of the rope kernels, qkv first."""
-        qkv, q_weight, k_weight, cos_sin, positions, epsilon = inputs
-        query_len = self.decode_attention.dims[5]
+        qkv, *weights, positions, epsilon = inputs
+        query_len = self.decode_attention.dims.query_len
         if query_len > 1:  # [sequences, query_len, ...]
             shape = (-1, query_len)
             out, slots, qkv, positions = (
                 x.unflatten(0, shape) for x in (out, slots, qkv, positions)
             )
             scale = None if scale is None else scale.unflatten(0, shape)
-        inputs = qkv, q_weight, k_weight, cos_sin, positions, epsilon
+        inputs = qkv, *weights, positions, epsilon
         sequences = metadata.block_table, metadata.seq_lens, self.attn.impl.scale
         self.decode_attention(
             out, self.attn.kv_cache, slots, *inputs, *sequences, self.workspace, scale
@@ -203,11 +203,12 @@ class HelionDecoderLayer:
         if not isinstance(of_layers, dict):  # a dummy run
             return None
         metadata = of_layers[self.attn.layer_name]
+        dims = self.decode_attention.dims
         serves = (
             graphs.is_decode(metadata)
             and not metadata.use_cascade
-            and len(slots) == num_tokens == len(metadata.seq_lens) * self.decode_attention.dims[5]
-            and cache.shape[2] == self.decode_attention.dims[3]
+            and len(slots) == num_tokens == len(metadata.seq_lens) * dims.query_len
+            and cache.shape[2] == dims.block_size
         )
         return metadata if serves else None
 
