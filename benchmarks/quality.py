@@ -14,9 +14,9 @@ for a shape, as forcing tokens takes vLLM's older model runner. A format and sha
 the file written, as soon as its engines have ended. Exit status 1 if an engine fails or if, in any
 shape, where a row of text is one observation and Z standard errors are the doubt:
 
-- perplexity: ours differs from stock's by more than 0.1 %, or by an amount that is not known to
-  that precision (`unclear`: more text is needed, which examples/tiny_qwen3/more_text.py makes;
-  passes with --sample). Where stock cannot run, the float64 reference takes its place;
+- perplexity: ours differs from stock's and from the float64 reference's by more than 0.1 %, or by
+  an amount that is not known to that precision (`unclear`: more text is needed, which
+  examples/tiny_qwen3/more_text.py makes; passes with --sample);
 - distance: ours is further from the float64 reference than stock is (mean |difference| of a
   token's log-probability), beyond doubt;
 - greedy: continuations part where the reference does not see a near tie, or ours is further from

@@ -51,6 +51,20 @@ def same_perplexity(ours: torch.Tensor, other: torch.Tensor) -> tuple[str, Estim
     return ("fail" if abs(difference.mean) - doubt > MARGIN else "unclear"), difference
 
 
+def right_perplexity(
+    ours: torch.Tensor, stock: torch.Tensor, exact: torch.Tensor
+) -> tuple[str, Estimate]:
+    """`same_perplexity` as stock or, where stock's is off, as the exact model has.
+
+    In block FP8 upstream rounds to bf16 before it quantises, and its perplexity is 0.05 to 0.1 %
+    above both others (docs/performance-log.md): to share that is not asked of ours.
+    """
+    verdict, difference = same_perplexity(ours, stock)
+    if same_perplexity(ours, exact)[0] == "pass":
+        verdict = "pass"
+    return verdict, difference
+
+
 def no_further(
     ours: torch.Tensor, stock: torch.Tensor, exact: torch.Tensor
 ) -> tuple[str, Estimate]:
@@ -113,7 +127,11 @@ def compare(
             theirs = torch.tensor(stock[name], dtype=torch.float64)
             errors.append((theirs - expected).abs().flatten())
             record |= {"ppl_stock": perplexity(theirs), "distance_stock": float(errors[-1].mean())}
-            verdict, difference = same_perplexity(ours, theirs)
+            verdict, difference = right_perplexity(ours, theirs, expected)
+            record["log_ppl_from_float64"] = {
+                side: same_perplexity(logprobs, expected)[1]._asdict()
+                for side, logprobs in (("ours", ours), ("stock", theirs))
+            }
             distance, further = no_further(ours, theirs, expected)
             record |= {"further": further._asdict(), "verdict_distance": distance}
         record |= {"log_ppl_difference": difference._asdict(), "verdict_perplexity": verdict}

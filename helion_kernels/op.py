@@ -60,6 +60,9 @@ class Sample(Protocol):
     def permutation(self, count: int, high: int) -> torch.Tensor:
         """int64 [count'] of distinct values below high; count' may differ from count."""
 
+    def table(self, rows: int, columns: int, high: int) -> torch.Tensor:
+        """int32 [rows, columns'] of values below high; columns' may differ from columns."""
+
 
 @dataclass(frozen=True)
 class Op:

@@ -45,6 +45,9 @@ class Random:
     def permutation(self, count: int, high: int) -> torch.Tensor:
         return torch.randperm(high, generator=self.generator, device=self.device)[:count]
 
+    def table(self, rows: int, columns: int, high: int) -> torch.Tensor:
+        return self.integers((rows, columns), 0, high).to(torch.int32)
+
 
 class Symbolic:
     """Fake CUDA tensors whose num_tokens is a symbol: compiling needs neither memory nor a GPU."""
@@ -84,3 +87,7 @@ class Symbolic:
     def permutation(self, count: int, high: int) -> torch.Tensor:
         # A symbol of its own: the kernel must not assume that it equals num_tokens.
         return self.empty((self._symbol("num_slots"),), torch.int64)
+
+    def table(self, rows: int, columns: int, high: int) -> torch.Tensor:
+        # An engine's is as wide as its longest sequence: no width is compiled for.
+        return self.empty((rows, self._symbol("num_columns")), torch.int32)

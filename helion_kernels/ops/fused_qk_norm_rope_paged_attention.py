@@ -348,7 +348,7 @@ def sample(dims: Dims, num_seqs: int, make: Sample) -> tuple[object, ...]:
         make.randn((4096, d), torch.bfloat16, std=0.5),
         make.integers(tokens, 0, 4096),
         1e-6,
-        make.integers((num_seqs, blocks), 0, num_blocks).to(torch.int32),
+        make.table(num_seqs, blocks, num_blocks),
         make.integers((num_seqs,), CONTEXT // 2, 3 * CONTEXT // 2).to(torch.int32),
         d**-0.5,
         make.zeros((split_k.SIZE,), torch.float32),

@@ -196,6 +196,24 @@ def test_kv_cache_of_more_than_2_gib(plans) -> None:
     assert problems(op, expected, tuple(args)) == []
 
 
+def test_a_block_table_of_any_width_compiles_nothing(compiled) -> None:
+    """Its width follows from an engine's longest sequence; samples have 57 blocks."""
+    name = "fused_qk_norm_rope_paged_attention"
+    op, dims = OPS[name], OPS[name].dims(10, 2, 64, 16, False)  # of no model, so of no pack
+    (plan_id,) = plan.prepare([(op, dims)], 64, torch.device("cuda", 0))
+    assert set(plan.PLANS[plan_id].kinds) == {"compiled"}
+    ready = len(compiled)
+    assert ready
+    (at,) = [i for i, argument in enumerate(op.arguments) if argument.name == "block_table"]
+    for columns in (57, 64, 96, 128):
+        args = list(op.sample(dims, 20, Random("cuda", columns)))
+        table = args[at].new_zeros((20, columns))
+        table[:, : args[at].shape[1]] = args[at]
+        args[at] = table
+        assert_right(op, tuple(args), plan_id)
+    assert len(compiled) == ready
+
+
 EXTREMES: dict[str, Callable[[torch.Tensor], object]] = {
     "zeros": lambda x: x.zero_(),
     "denormals": lambda x: x.fill_(1e-39),

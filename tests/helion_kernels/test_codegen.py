@@ -3,6 +3,7 @@
 code for sm_90 for a subset, both without a GPU.
 """
 
+import importlib
 import re
 
 import pytest
@@ -55,6 +56,22 @@ def test_all_dims_and_buckets_become_triton(name):
             }
             general = {p.name for p in specialised.kernel.params if p.do_not_specialize}
             assert symbols <= general, dims
+
+
+def specialised_integers(name, dims):
+    """Those of which Triton compiles a variant for 1, for multiples of 16 and for the rest."""
+    specialised = generate(name, dims, configs(name, dims)[0])
+    params = zip(specialised.kernel.params, specialised.args, strict=False)
+    return {p.name: v for p, v in params if isinstance(v, int) and not p.do_not_specialize}
+
+
+def test_a_block_table_may_have_any_width(monkeypatch):
+    """It follows from an engine's longest sequence: the first request must not compile."""
+    dims = ALL_DIMS[ATTENTION][0]
+    attention = importlib.import_module(f"helion_kernels.ops.{ATTENTION}")
+    usual = specialised_integers(ATTENTION, dims)
+    monkeypatch.setattr(attention, "CONTEXT", 1024)  # 96 blocks, usually 57
+    assert specialised_integers(ATTENTION, dims) == usual
 
 
 @pytest.mark.parametrize("name", OPS)

@@ -82,7 +82,7 @@ class HelionLMHeadMethod(QuantizeMethodBase):
 
 
 def refusal(lm_head: nn.Module | None, config: VllmConfig) -> str | None:
-    """The reason why a model's lm_head stays in bf16 although FP8 is asked for."""
+    """The reason why a model's lm_head is to stay as it is."""
     method = getattr(lm_head, "quant_method", None)
     if method is None:
         return "it is on another rank"

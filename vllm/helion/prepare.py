@@ -46,7 +46,7 @@ def prepare(worker: "Worker") -> None:
             logger.info("Helion: %s runs stock: not a Qwen3 decoder", architecture)
         return
     from helion_kernels import OPS, plan, split_k
-    from vllm.helion import lm_head, stock, switches
+    from vllm.helion import lm_head, logits, stock, switches
 
     for layer in layers:
         layer.workspace = split_k.shared(worker.device)
@@ -57,6 +57,8 @@ def prepare(worker: "Worker") -> None:
     calls = [call for layer in layers for call in layer.calls]
     if switches.fp8_lm_head() and (head := lm_head.serve(model, config)) is not None:
         calls += head.calls
+    else:
+        logits.keep_float32(model, config)
     max_num_tokens = config.scheduler_config.max_num_batched_tokens
     ids = plan.prepare(
         [(OPS[call.op], call.dims) for call in calls],
