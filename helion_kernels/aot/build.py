@@ -3,6 +3,7 @@
 
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import multiprocessing
 import os
@@ -10,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +37,21 @@ class Job:
 def jobs(
     wanted: Iterable[tuple[str, tuple[Any, ...]]], target: str, gpu: str | None = None
 ) -> list[Job]:
-    """Every distinct config that select chooses for any num_tokens on gpu, by default target's.
+    """Every distinct config that select chooses for any num_tokens on gpu; by default on target's.
 
     With and without batch invariance, which is chosen when an engine starts.
     """
-    gpu = gpu or TARGETS[target].gpu
+    gpus = [gpu] if gpu else [TARGETS[target].gpu, *TARGETS[target].others]
     found: dict[Job, None] = {}
     # Each once: models share sizes, and numbers of guesses all but attention.
     for name, given in dict.fromkeys(wanted):
         op = registry.OPS[name]
         dims = op.dims(*given)
         stock = frozenset(registry.OPS)  # Where stock wins there, nothing is to be built.
-        choose = partial(select.choose, op, dims, MAX_NUM_TOKENS, gpu, stock)
-        for choice in (*choose(), *choose(invariant=True)):
-            if choice.config is not None:
-                found[Job(name, tuple(dims), choice.key, target)] = None
+        for each, invariant in itertools.product(gpus, (False, True)):
+            for choice in select.choose(op, dims, MAX_NUM_TOKENS, each, stock, invariant):
+                if choice.config is not None:
+                    found[Job(name, tuple(dims), choice.key, target)] = None
     return list(found)
 
 

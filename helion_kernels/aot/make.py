@@ -53,8 +53,9 @@ def make(
 ) -> Path:
     """Write out/TARGET.pack with every kernel of wanted, (op, static dims); progress on stderr.
 
-    gpu: whose tuned configs; default: the target's. Takes about 4 s of a core for each kernel that
-    is not in cache. Raises select.ConfigError, and what Helion, Triton and ptxas raise.
+    gpu: whose tuned configs; default: those of all GPUs of the target. Takes about 4 s of a core
+    for each kernel that is not in cache. Raises select.ConfigError, and what Helion, Triton and
+    ptxas raise.
     """
     started = time.monotonic()
     todo = build.jobs(wanted, target, gpu)

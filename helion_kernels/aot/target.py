@@ -27,6 +27,8 @@ class Target:
     """Bytes that a block may opt into."""
     memory: int
     l2: int
+    others: tuple[str, ...] = ()
+    """GPUs that run the same machine code, and have tuned configs of their own."""
 
     @classmethod
     def present(cls) -> "Target":
@@ -47,7 +49,9 @@ class Target:
 
 
 TARGETS = {
-    "sm_90": Target("NVIDIA H100 80GB HBM3", (9, 0), 132, 232448, 80 << 30, 50 << 20),
+    "sm_90": Target(
+        "NVIDIA H100 80GB HBM3", (9, 0), 132, 232448, 80 << 30, 50 << 20, ("NVIDIA H200",)
+    ),
 }
 
 

@@ -262,7 +262,7 @@ def kernel_args(
     flat = flatten(kv_cache)
     return (
         out.unflatten(2, (*heads, d)),
-        None if scale is None else scale.unflatten(2, heads),
+        None if scale is None else _by_kv_head(scale, heads[1]),
         flat,
         flat,
         block_size,
@@ -281,6 +281,14 @@ def kernel_args(
         softmax_scale,
         *parts,
     )
+
+
+def _by_kv_head(scale: torch.Tensor, group: int) -> torch.Tensor:
+    """[S, T, Hq] -> [S, T, Hkv, G]. A view of one sequence would choose another stride for S, where
+    any will do, and Triton compile a variant for it."""
+    s, t, h = scale.stride()
+    shape = (*scale.shape[:2], scale.shape[2] // group, group)
+    return scale.as_strided(shape, (s, t, h * group, h))
 
 
 def reference(

@@ -58,20 +58,42 @@ def test_all_dims_and_buckets_become_triton(name):
             assert symbols <= general, dims
 
 
-def specialised_integers(name, dims):
-    """Those of which Triton compiles a variant for 1, for multiples of 16 and for the rest."""
+def specialised_integers(specialised, args):
+    """What Triton chooses a variant by, of each integer for which it does: 1, a multiple of 16 or
+    neither."""
+    pairs = zip(specialised.kernel.params, args, strict=False)
+    chosen = {p.name: v for p, v in pairs if isinstance(v, int) and not p.do_not_specialize}
+    return {name: "one" if v == 1 else v % 16 == 0 for name, v in chosen.items()}
+
+
+ATTENTIONS = [(ATTENTION, (8, 2, 128, 16, q, t)) for q in (False, True) for t in (1, 4)]
+
+
+@pytest.mark.parametrize("num_tokens", [1, 2, 16, 17])
+@pytest.mark.parametrize(
+    ("name", "dims"), [(name, ALL_DIMS[name][0]) for name in OPS if name != ATTENTION] + ATTENTIONS
+)
+def test_no_num_tokens_asks_for_another_variant(name, dims, num_tokens):
+    """Not even one, for which PyTorch chooses strides of its own."""
     specialised = generate(name, dims, configs(name, dims)[0])
-    params = zip(specialised.kernel.params, specialised.args, strict=False)
-    return {p.name: v for p, v in params if isinstance(v, int) and not p.do_not_specialize}
+    given = []
+    args = OPS[name].kernel_args(*sample_of(name, dims, num_tokens))
+    specialised.function(*args, _launcher=lambda kernel, grid, *args, **options: given.extend(args))
+    assert specialised_integers(specialised, given) == specialised_integers(
+        specialised, specialised.args
+    )
 
 
 def test_a_block_table_may_have_any_width(monkeypatch):
     """It follows from an engine's longest sequence: the first request must not compile."""
     dims = ALL_DIMS[ATTENTION][0]
     attention = importlib.import_module(f"helion_kernels.ops.{ATTENTION}")
-    usual = specialised_integers(ATTENTION, dims)
-    monkeypatch.setattr(attention, "CONTEXT", 1024)  # 96 blocks, usually 57
-    assert specialised_integers(ATTENTION, dims) == usual
+    seen = []
+    for context in (600, 1024):  # 57 and 96 blocks
+        monkeypatch.setattr(attention, "CONTEXT", context)
+        specialised = generate(ATTENTION, dims, configs(ATTENTION, dims)[0])
+        seen.append(specialised_integers(specialised, specialised.args))
+    assert seen[0] == seen[1]
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -91,9 +113,9 @@ def test_what_is_compiled_is_what_a_call_asks_for(name, monkeypatch):
     assert asked[0][1] == asked[1][1]
 
 
-def sample_of(name, dims):
+def sample_of(name, dims, num_tokens=3):
     op = OPS[name]
-    return op.sample(op.dims(*dims), 3, Random("cpu"))
+    return op.sample(op.dims(*dims), num_tokens, Random("cpu"))
 
 
 @pytest.mark.parametrize("name", OPS)
