@@ -3,13 +3,8 @@
 
 It reads a checkpoint in bf16, FP8-dynamic (compressed-tensors) or block FP8, and shares no code
 with what it checks. Arithmetic is float32; values are rounded only where the served model rounds:
-
-    residual stream          bf16, after each addition; a layer's norms see the sum before that
-    input of every FP8 GEMM  e4m3, with a float32 scale per token, or per 128 elements of a token
-    output of every GEMM     bf16
-    q and k                  bf16, once, after norm and rope; cos and sin are bf16
-    output of attention      bf16
-    input of the lm_head     bf16; logits stay float32
+to e4m3 the input of every FP8 GEMM, with a float32 scale per token, or per 128 elements of a token;
+to bf16 at the places in SERVED.
 
 A bf16 checkpoint rounds to bf16 where an FP8 one quantises. `exact` leaves out every rounding to
 bf16 and computes in float64: what is left is the quantised model itself, which no engine's choice
@@ -28,6 +23,21 @@ MIN_TOKEN_SCALE = 1.0 / (FP8_MAX * 512.0)
 MIN_GROUP_AMAX = 1e-10
 MIN_HEAD_AMAX = 1e-4
 GROUP = 128
+
+
+SERVED = frozenset({
+    "mlp_residual", "attention_residual",  # the stream after each addition; norms see it before
+    "qkv", "o", "gate_up", "down",  # outputs of GEMMs
+    "cos_sin", "rope",  # q and k once, after norm and rotation
+    "attention",  # its output
+    "last_norm",  # the lm_head's input
+})  # fmt: skip
+"""Where the served model rounds to bf16; logits stay float32."""
+UPSTREAM = frozenset({"norm", "qk_norm", "softmax", "silu", "logits"})
+"""Where upstream's kernels round, too, or some of them."""
+EXACT: frozenset[str] = frozenset()
+_OUTPUTS = dict.fromkeys(("q_proj", "k_proj", "v_proj"), "qkv")
+_OUTPUTS |= {"o_proj": "o", "gate_proj": "gate_up", "up_proj": "gate_up", "down_proj": "down"}
 
 
 def bf16(x: torch.Tensor) -> torch.Tensor:
@@ -106,7 +116,7 @@ class Linear:
 class Decoder:
     """Decoder layers of the tensors given, named as in a checkpoint.
 
-    dtype: of all arithmetic; round: what is done where the served model rounds to bf16.
+    dtype: of all arithmetic; rounded: the places at which values are rounded to bf16.
     """
 
     def __init__(
@@ -116,30 +126,37 @@ class Decoder:
         kv_heads: int,
         head_dim: int,
         dtype: torch.dtype,
-        round: Callable[[torch.Tensor], torch.Tensor],
+        rounded: frozenset[str],
         epsilon: float = 1e-6,
         theta: float = 1e6,
         ue8m0: bool = False,
     ) -> None:
         self.q_heads, self.kv_heads, self.head_dim = q_heads, kv_heads, head_dim
         self.epsilon, self.theta = epsilon, theta
-        self.dtype, self.round = dtype, round
+        self.dtype, self.rounded = dtype, rounded
         self.linears = {
-            name: Linear(tensors, name, dtype, round, ue8m0)
+            name: Linear(tensors, name, dtype, self._rounding(_OUTPUTS[name.split(".")[-1]]), ue8m0)
             for name in (key.removesuffix(".weight") for key in tensors)
             if name.endswith("_proj")
         }
         self.vectors = {name: t.to(dtype) for name, t in tensors.items() if "norm" in name}
+
+    def _rounding(self, place: str) -> Callable[[torch.Tensor], torch.Tensor]:
+        return bf16 if place in self.rounded else unrounded
+
+    def round(self, x: torch.Tensor, place: str) -> torch.Tensor:
+        return self._rounding(place)(x)
 
     def norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
         inverse = torch.rsqrt(x.square().mean(-1, keepdim=True) + self.epsilon)
         return x * inverse * self.vectors[name + ".weight"]
 
     def rotate(self, x: torch.Tensor) -> torch.Tensor:
-        """NeoX rotary embedding of x [tokens, heads, head_dim]."""
+        """NeoX rotary embedding of x [..., tokens, heads, head_dim]."""
         exponents = torch.arange(0, self.head_dim, 2).to(x) / self.head_dim
-        angles = torch.outer(torch.arange(len(x)).to(x), self.theta**-exponents)
-        cos, sin = self.round(angles.cos()).unsqueeze(1), self.round(angles.sin()).unsqueeze(1)
+        angles = torch.outer(torch.arange(x.shape[-3]).to(x), self.theta**-exponents)
+        cos = self.round(angles.cos(), "cos_sin").unsqueeze(1)
+        sin = self.round(angles.sin(), "cos_sin").unsqueeze(1)
         first, second = x.chunk(2, dim=-1)
         return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
@@ -147,30 +164,37 @@ class Decoder:
         def heads(projection: str) -> torch.Tensor:
             return self.linears[prefix + projection](x).unflatten(-1, (-1, self.head_dim))
 
-        q = self.round(self.rotate(self.norm(heads("q_proj"), prefix + "q_norm")))
-        k = self.round(self.rotate(self.norm(heads("k_proj"), prefix + "k_norm")))
-        v = heads("v_proj")
+        def normed(name: str) -> torch.Tensor:
+            x = self.round(self.norm(heads(f"{name}_proj"), f"{prefix}{name}_norm"), "qk_norm")
+            return self.round(self.rotate(x), "rope")
+
+        q, k, v = normed("q"), normed("k"), heads("v_proj")
         shared = self.q_heads // self.kv_heads
-        k, v = k.repeat_interleave(shared, 1), v.repeat_interleave(shared, 1)
-        scores = torch.einsum("qhd,khd->hqk", q, k) / self.head_dim**0.5
-        future = torch.ones_like(scores[0], dtype=torch.bool).triu(1)
-        weights = scores.masked_fill(future, -torch.inf).softmax(-1)
-        mixed = self.round(torch.einsum("hqk,khd->qhd", weights, v))
-        return self.linears[prefix + "o_proj"](mixed.flatten(1))
+        k, v = k.repeat_interleave(shared, -2), v.repeat_interleave(shared, -2)
+        scores = torch.einsum("...qhd,...khd->...hqk", q, k) / self.head_dim**0.5
+        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=x.device).triu(1)
+        scores = scores.masked_fill(future, -torch.inf)
+        # A kernel divides by the sum of what it has not rounded, after the product.
+        weights = (scores - scores.amax(-1, keepdim=True)).exp()
+        total = weights.sum(-1, keepdim=True).transpose(-3, -2)
+        mixed = torch.einsum("...hqk,...khd->...qhd", self.round(weights, "softmax"), v) / total
+        return self.linears[prefix + "o_proj"](self.round(mixed, "attention").flatten(-2))
 
     def mlp(self, x: torch.Tensor, prefix: str) -> torch.Tensor:
         gate, up = (self.linears[prefix + name](x) for name in ("gate_proj", "up_proj"))
-        return self.linears[prefix + "down_proj"](gate * torch.sigmoid(gate) * up)
+        return self.linears[prefix + "down_proj"](
+            self.round(gate * torch.sigmoid(gate) * up, "silu")
+        )
 
     def layer(self, x: torch.Tensor, index: int) -> torch.Tensor:
-        """The residual stream [tokens, hidden] of one sequence, after that layer, not rounded yet:
+        """The residual stream [..., tokens, hidden] of sequences after that layer, not rounded yet:
         x is what the layer before returned.
         """
         prefix = f"model.layers.{index}."
-        normed = self.norm(x, prefix + "input_layernorm")
-        x = self.round(x) + self.attention(normed, prefix + "self_attn.")
-        normed = self.norm(x, prefix + "post_attention_layernorm")
-        return self.round(x) + self.mlp(normed, prefix + "mlp.")
+        normed = self.round(self.norm(x, prefix + "input_layernorm"), "norm")
+        x = self.round(x, "mlp_residual") + self.attention(normed, prefix + "self_attn.")
+        normed = self.round(self.norm(x, prefix + "post_attention_layernorm"), "norm")
+        return self.round(x, "attention_residual") + self.mlp(normed, prefix + "mlp.")
 
 
 class Qwen3(Decoder):
@@ -183,7 +207,9 @@ class Qwen3(Decoder):
         device: str | torch.device = "cpu",
         ue8m0: bool = False,
         fp8_lm_head: bool = False,
+        rounded: frozenset[str] = SERVED,
     ) -> None:
+        """rounded: places at which values are rounded to bf16, unless exact."""
         config = json.loads((folder / "config.json").read_text("utf-8"))
         tensors = {
             name: tensor.to(device)
@@ -195,7 +221,7 @@ class Qwen3(Decoder):
             config["num_key_value_heads"],
             config["head_dim"],
             torch.float64 if exact else torch.float32,
-            unrounded if exact else bf16,
+            EXACT if exact else rounded,
             config["rms_norm_eps"],
             config["rope_theta"],
             ue8m0,
@@ -213,17 +239,17 @@ class Qwen3(Decoder):
         self.head = Linear(quantised, "lm_head", self.dtype, unrounded)
 
     @torch.inference_mode()
-    def hidden(self, tokens: list[int]) -> torch.Tensor:
-        """The lm_head's input [tokens, hidden]."""
+    def hidden(self, tokens: list[int] | torch.Tensor) -> torch.Tensor:
+        """The lm_head's input [..., hidden] for tokens [...]: a sequence, or some of one length."""
         x = self.embedding[tokens]
         for layer in range(self.layers):
             x = self.layer(x, layer)
-        return self.round(self.norm(self.round(x), "model.norm"))
+        return self.round(self.norm(self.round(x, "mlp_residual"), "model.norm"), "last_norm")
 
     @torch.inference_mode()
-    def logits(self, tokens: list[int]) -> torch.Tensor:
-        """Logits [tokens, vocabulary]: row i is what comes after token i."""
-        return self.head(self.hidden(tokens))
+    def logits(self, tokens: list[int] | torch.Tensor) -> torch.Tensor:
+        """Logits [..., vocabulary]: row i is what comes after token i."""
+        return self.round(self.head(self.hidden(tokens)), "logits")
 
     def greedy(self, prompt: list[int], count: int) -> list[int]:
         """The ``count`` best tokens after ``prompt``, one by one."""

@@ -247,12 +247,12 @@ def rows(
     for index in range(layers):
         layer = make_layer(tails, sizes, block)
 
-        def through(x: torch.Tensor, round: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-            model = reference.Decoder(layer.tensors, *heads, torch.float64, round)  # noqa: B023
+        def through(x: torch.Tensor, places: frozenset[str]) -> torch.Tensor:
+            model = reference.Decoder(layer.tensors, *heads, torch.float64, places)  # noqa: B023
             return model.layer(x, 0)
 
-        exact = through(exact, reference.unrounded)
-        rounded = through(rounded, reference.bf16)
+        exact = through(exact, reference.EXACT)
+        rounded = through(rounded, reference.SERVED)
         errors = {"rounding": compare(exact, reference.bf16(rounded))}
         errors |= {name: compare(exact, arm.layer(layer)) for name, arm in served.items()}
         size = float(exact.square().mean(1).sqrt().median())

@@ -224,7 +224,7 @@ def test_quantise(edges):
 
 def test_the_rotary_table_is_the_references():
     tensors: dict[str, torch.Tensor] = {}
-    model = reference.Decoder(tensors, 1, 1, 64, torch.float64, reference.bf16)
+    model = reference.Decoder(tensors, 1, 1, 64, torch.float64, reference.SERVED)
     x = torch.randn(9, 3, 64).double()
     cos, sin = op_errors.cos_sin(9, 64, CPU).double().unsqueeze(1).chunk(2, dim=-1)
     first, second = x.chunk(2, dim=-1)

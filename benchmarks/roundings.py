@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each rounding to bf16 costs the trained tiny Qwen3: one left out, or added, at a time.
+
+    python -m benchmarks.roundings --out roundings.json --text FILE    # a GPU: 3 s for each of 20
+    python -m benchmarks.roundings --out roundings.json --rows 16      # a CPU
+
+The model in float32, rounded where the served one is (`reference.SERVED`), logits too; the mean
+distance of a token's log-probability from float64, and how far that moves when a place is left out
+("-rope") or one where upstream's kernels round is added ("+norm"), with its standard error over
+rows of text. "none" is float32 without any: e4m3 turns the last bit of its input into another step.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import texts
+from benchmarks.quality import FORMATS, export
+from benchmarks.reference import EXACT, SERVED, UPSTREAM, Qwen3
+from benchmarks.verdicts import estimate
+from helion_kernels.environment import describe
+
+AT_ONCE = 16
+"""Rows of text."""
+USUAL = SERVED | {"logits"}
+
+
+def variants() -> dict[str, frozenset[str]]:
+    """Name -> places that are rounded."""
+    found = {"served": USUAL, "none": EXACT, "float32 logits": SERVED}
+    found |= {f"-{place}": USUAL - {place} for place in sorted(SERVED)}
+    return found | {f"+{place}": USUAL | {place} for place in sorted(UPSTREAM - USUAL)}
+
+
+@torch.inference_mode()
+def logprobs(model: Qwen3, rows: torch.Tensor) -> torch.Tensor:
+    """Of each token of a row but the first: [rows, tokens - 1], float64, on the CPU."""
+    found = []
+    for tokens in rows.split(AT_ONCE):
+        tokens = tokens.to(model.embedding.device)
+        all_logprobs = model.logits(tokens)[:, :-1].log_softmax(-1)
+        found.append(all_logprobs.gather(2, tokens[:, 1:, None]).squeeze(2).double().cpu())
+    return torch.cat(found)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.roundings",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, required=True, help="JSON")
+    parser.add_argument("--text", type=Path, default=texts.HELD_OUT, help="as benchmarks.quality's")
+    parser.add_argument("--rows", type=int, metavar="N", help="only the first N rows of the text")
+    parser.add_argument("--work", type=Path, help="for checkpoints; default: temporary")
+    options = parser.parse_args(arguments)
+    try:
+        text = texts.read(options.text, options.rows)
+    except ValueError as error:
+        print(error)
+        return 2
+    work = (options.work or Path(tempfile.mkdtemp(prefix="roundings-"))).resolve()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rows = torch.tensor(text.rows)
+    document: dict[str, Any] = {"environment": describe(), "text": text.record, "records": []}
+    for form in FORMATS:
+        folder = export(work, form)
+        exact = logprobs(Qwen3(folder, exact=True, device=device), rows)
+        usual = torch.tensor(0.0)
+        for name, places in variants().items():
+            model = Qwen3(folder, device=device, rounded=places)
+            distance = (logprobs(model, rows) - exact).abs()
+            usual = distance if name == "served" else usual
+            moved = estimate(distance - usual)._asdict()
+            record = {"format": form, "variant": name, "distance": float(distance.mean())}
+            document["records"].append({**record, "moved": moved})
+            print(
+                f"{form:<10} {name:<20} {record['distance']:.5f} {moved['mean']:+.5f} ± "
+                f"{moved['error']:.5f}",
+                flush=True,
+            )
+    options.out.write_text(json.dumps(document, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
