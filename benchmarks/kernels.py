@@ -7,11 +7,14 @@ Each arm is timed in one CUDA graph over rotating buffers (`timing`), arms inter
 the time that the op's bytes or operations need at the rates measured in the same run, "share" the
 floor over the measured time. L2 is "warm" where the op's buffers are too small to leave it.
 
-The file is written after every case. --resume measures only what it lacks. Exit status 1: a case
+The file is written after every case. --resume measures only what it lacks. After an arm of
+upstream's or Inductor's with which a process loses its GPU (an illegal access) the file says so
+under "broken", and the run goes on without it, in a process of its own. Exit status 1: a case
 failed, or ours is wrong somewhere.
 """
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -77,6 +80,10 @@ def cases(ops: list[str], models: list[str]) -> list[tuple[Op, tuple[Any, ...]]]
     return [(OPS[name], OPS[name].dims(*dims)) for name, dims in ordered]
 
 
+class BrokenArmError(Exception):
+    """An arm with which this process lost its GPU."""
+
+
 def compare(
     op: Op,
     dims: tuple[Any, ...],
@@ -85,8 +92,12 @@ def compare(
     ceilings: timing.Ceilings,
     options: argparse.Namespace,
     with_stock: bool,
+    without: frozenset[str] = frozenset(),
 ) -> Iterator[dict[str, Any]]:
-    """A row per arm; ours first, checked against the reference."""
+    """A row per arm, but those named in without; ours first, checked against the reference.
+
+    Raises BrokenArmError.
+    """
     l2 = torch.cuda.get_device_properties(0).L2_cache_size
     sets, cold = timing.make_sets(op, dims, num_tokens, l2)
     call = getattr(torch.ops.helion_kernels, op.name)
@@ -103,11 +114,18 @@ def compare(
     graphs: dict[str, timing.Graph] = {}
     notes: dict[str, str] = {}
     for name, bind in binds.items():
+        if name in without:
+            notes[name] = "lost the GPU"
+            continue
         try:
             graphs[name] = timing.Graph([bind(*args) for args in sets], calls)
+            graphs[name].replay()
+            torch.cuda.synchronize()  # what fails here is this arm's
         except Exception as error:
             if name == "ours":
                 raise
+            if isinstance(error, torch.AcceleratorError):
+                raise BrokenArmError(name) from error
             notes[name] = _line(error)
     measured = dict(zip(graphs, timing.measure(list(graphs.values()), options.rounds), strict=True))
     chosen = plan.PLANS[plan_id]
@@ -144,6 +162,12 @@ def check(op: Op, args: tuple[Any, ...], run: Any) -> list[str]:
     actual = fresh_outputs(op, args)
     run(*actual)
     return problems(op, expected, actual)
+
+
+def go_on(arguments: list[str]) -> int:
+    """In a process that has a GPU, in this one's place."""
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "benchmarks.kernels", *arguments])
 
 
 HEADER = (
@@ -189,8 +213,11 @@ def pending(options: argparse.Namespace, rows: list[dict[str, Any]]) -> Pending:
 
 
 def run_comparison(options: argparse.Namespace, document: dict[str, Any]) -> int:
-    """Measure what document lacks and add it. Returns how many cases failed."""
-    rows = document.setdefault("rows", [])
+    """Measure what document lacks and add it. Returns how many cases failed.
+
+    Raises BrokenArmError, having noted the arm under "broken".
+    """
+    rows, broken = document.setdefault("rows", []), document.setdefault("broken", [])
     wanted = pending(options, rows)
     if not wanted:
         print("nothing left to measure")
@@ -213,8 +240,15 @@ def run_comparison(options: argparse.Namespace, document: dict[str, Any]) -> int
     failed = 0
     for ((op, dims), tokens), plan_id in zip(wanted.items(), ids, strict=True):
         for m in tokens:
+            without = frozenset(arm for name, arm in broken if name == op.name)
             try:
-                fresh = list(compare(op, dims, m, plan_id, ceilings, options, note is None))
+                fresh = list(
+                    compare(op, dims, m, plan_id, ceilings, options, note is None, without)
+                )
+            except BrokenArmError as error:
+                print(f"{op.name} {ratios.dims_text(dims)} {m}: {error} lost the GPU", flush=True)
+                broken.append([op.name, str(error)])
+                raise
             except Exception as error:
                 failed += 1
                 print(f"{op.name} {ratios.dims_text(dims)} {m}: failed: {_line(error)}", flush=True)
@@ -257,6 +291,13 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, select.ConfigError) as error:
         print(_line(error))
         return 2
+    except BrokenArmError as error:
+        if options.out is None:
+            print(f"lost the GPU with {error}; with --out the run goes on without it")
+            return 1
+        record.write(options.out, document)
+        again = sys.argv[1:] if arguments is None else arguments
+        return go_on([*(each for each in again if each != "--resume"), "--resume"])
     record.write(options.out, document)
     found = ratios.cases(document["rows"])
     print(ratios.text(found))

@@ -131,7 +131,9 @@ def gpu(monkeypatch):
     """Everything that needs a GPU, faked; returns the cases that were measured."""
     measured = []
 
-    def compare(op, dims, m, plan_id, ceilings, options, with_stock):
+    def compare(op, dims, m, plan_id, ceilings, options, with_stock, without):
+        if m in gpu.breaking and "inductor" not in without:
+            raise kernels.BrokenArmError("inductor")
         if m in gpu.failing:
             raise RuntimeError("no such launch\nand more")
         measured.append((op.name, m))
@@ -139,7 +141,7 @@ def gpu(monkeypatch):
         yield {**common, "config": "stock" if m == 1 else "{}", "problems": []}
         yield {**common, "arm": "cutlass", "us": 15.0}
 
-    gpu = SimpleNamespace(measured=measured, failing=set())
+    gpu = SimpleNamespace(measured=measured, failing=set(), breaking=set())
     for module, name, fake in (
         (kernels.torch.cuda, "is_available", lambda: True),
         (kernels.torch.cuda, "get_device_name", lambda: "NVIDIA H100"),
@@ -199,3 +201,55 @@ def test_a_gpu_in_error_ends_the_run(gpu, monkeypatch, tmp_path):
     monkeypatch.setattr(kernels, "compare", fail)
     assert kernels.main(["--ops", "scaled_mm", "--out", str(tmp_path / "out.json")]) == 1
     assert json.loads((tmp_path / "out.json").read_text())["rows"] == []
+
+
+def test_a_run_goes_on_without_an_arm_that_lost_the_gpu(gpu, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(kernels, "go_on", lambda arguments: kernels.main(arguments))
+    gpu.breaking = {16}
+    out = tmp_path / "out.json"
+    arguments = ["--ops", "scaled_mm", "--tokens", "1,16", "--out", str(out)]
+    assert kernels.main(arguments) == 0
+    assert len(gpu.measured) == len(set(gpu.measured)) * 5 == 10
+    assert json.loads(out.read_text())["broken"] == [["scaled_mm", "inductor"]]
+    assert "scaled_mm 4096x4096 16: inductor lost the GPU" in capsys.readouterr().out
+    assert kernels.main(arguments[:-2]) == 1
+    assert "with --out the run goes on" in capsys.readouterr().out
+
+
+def test_the_arm_is_named_that_lost_the_gpu(monkeypatch):
+    """ours, upstream's and Inductor's are built in turn; the second breaks, then is left out."""
+    built = []
+
+    class Graph:
+        def __init__(self, arms, calls):
+            built.append(arms[0]())
+
+        def replay(self):
+            if built[-1] == "theirs":
+                raise kernels.torch.AcceleratorError("illegal address")
+
+    properties = SimpleNamespace(L2_cache_size=L2)
+    for module, name, fake in (
+        (kernels.torch.cuda, "get_device_properties", lambda _: properties),
+        (kernels.torch.cuda, "synchronize", lambda: None),
+        (kernels.timing, "make_sets", lambda *_: ([()], True)),
+        (kernels.timing, "Graph", Graph),
+        (kernels.timing, "measure", lambda graphs, _: [timing.summarise([1.0])] * len(graphs)),
+        (kernels.stock, "arms", lambda *_: {"theirs": lambda: lambda: "theirs"}),
+        (kernels.inductor, "arms", lambda *_: {"inductor": lambda: lambda: "inductor"}),
+        (kernels, "check", lambda *_: []),
+        (kernels.torch.ops.helion_kernels, "scaled_mm", lambda plan: "ours"),
+    ):
+        monkeypatch.setattr(module, name, fake)
+    choice = SimpleNamespace(key="{}", source="exact")
+    plan = SimpleNamespace(choices=[choice], bucket_of=[0])
+    monkeypatch.setattr(kernels.plan, "PLANS", [plan])
+    op, options = OPS["scaled_mm"], SimpleNamespace(rounds=2, inductor=True)
+    ceilings = timing.Ceilings(3e6, 3e6, 3e6, 1e9)
+    arguments = (op, op.dims(64, 64), 1, 0, ceilings, options, True)
+    with pytest.raises(kernels.BrokenArmError, match=r"^theirs$"):
+        list(kernels.compare(*arguments))
+    rows = {each["arm"]: each for each in kernels.compare(*arguments, frozenset({"theirs"}))}
+    assert rows["theirs"]["us"] is None
+    assert rows["ours"]["us"] == rows["inductor"]["us"] == 1.0
+    assert built == ["ours", "theirs", "ours", "inductor"]
