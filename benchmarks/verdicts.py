@@ -128,6 +128,7 @@ def compare(
             errors.append((theirs - expected).abs().flatten())
             record |= {"ppl_stock": perplexity(theirs), "distance_stock": float(errors[-1].mean())}
             verdict, difference = right_perplexity(ours, theirs, expected)
+            record["perplexity_as_stock"] = same_perplexity(ours, theirs)[0]
             record["log_ppl_from_float64"] = {
                 side: same_perplexity(logprobs, expected)[1]._asdict()
                 for side, logprobs in (("ours", ours), ("stock", theirs))
