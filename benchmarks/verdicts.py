@@ -56,8 +56,8 @@ def right_perplexity(
 ) -> tuple[str, Estimate]:
     """`same_perplexity` as stock or, where stock's is off, as the exact model has.
 
-    In block FP8 upstream rounds to bf16 before it quantises, and its perplexity is up to 0.09 % from
-    both others (docs/performance-log.md): to share that is not asked of ours.
+    In block FP8 upstream rounds to bf16 before it quantises, and its perplexity is up to 0.09 % off
+    (docs/performance-log.md): to share that is not asked of ours.
     """
     verdict, difference = same_perplexity(ours, stock)
     if same_perplexity(ours, exact)[0] == "pass":
