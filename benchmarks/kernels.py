@@ -239,8 +239,8 @@ def run_comparison(options: argparse.Namespace, document: dict[str, Any]) -> int
     print(HEADER)
     failed = 0
     for ((op, dims), tokens), plan_id in zip(wanted.items(), ids, strict=True):
+        without = frozenset(arm for name, arm in broken if name == op.name)
         for m in tokens:
-            without = frozenset(arm for name, arm in broken if name == op.name)
             try:
                 fresh = list(
                     compare(op, dims, m, plan_id, ceilings, options, note is None, without)

@@ -11,21 +11,18 @@ rows of text. "none" is float32 without any: e4m3 turns the last bit of its inpu
 """
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks import texts
+from benchmarks import record, texts
 from benchmarks.quality import FORMATS, export
 from benchmarks.reference import EXACT, SERVED, UPSTREAM, Qwen3
-from benchmarks.verdicts import estimate
+from benchmarks.verdicts import estimate, logprobs
 from helion_kernels.environment import describe
 
-AT_ONCE = 16
-"""Rows of text."""
 USUAL = SERVED | {"logits"}
 
 
@@ -34,17 +31,6 @@ def variants() -> dict[str, frozenset[str]]:
     found = {"served": USUAL, "none": EXACT, "float32 logits": SERVED}
     found |= {f"-{place}": USUAL - {place} for place in sorted(SERVED)}
     return found | {f"+{place}": USUAL | {place} for place in sorted(UPSTREAM - USUAL)}
-
-
-@torch.inference_mode()
-def logprobs(model: Qwen3, rows: torch.Tensor) -> torch.Tensor:
-    """Of each token of a row but the first: [rows, tokens - 1], float64, on the CPU."""
-    found = []
-    for tokens in rows.split(AT_ONCE):
-        tokens = tokens.to(model.embedding.device)
-        all_logprobs = model.logits(tokens)[:, :-1].log_softmax(-1)
-        found.append(all_logprobs.gather(2, tokens[:, 1:, None]).squeeze(2).double().cpu())
-    return torch.cat(found)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -65,25 +51,24 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     work = (options.work or Path(tempfile.mkdtemp(prefix="roundings-"))).resolve()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    rows = torch.tensor(text.rows)
     document: dict[str, Any] = {"environment": describe(), "text": text.record, "records": []}
     for form in FORMATS:
         folder = export(work, form)
-        exact = logprobs(Qwen3(folder, exact=True, device=device), rows)
+        exact = logprobs(Qwen3(folder, exact=True, device=device), text.rows)
         usual = torch.tensor(0.0)
         for name, places in variants().items():
             model = Qwen3(folder, device=device, rounded=places)
-            distance = (logprobs(model, rows) - exact).abs()
+            distance = (logprobs(model, text.rows) - exact).abs()
             usual = distance if name == "served" else usual
             moved = estimate(distance - usual)._asdict()
-            record = {"format": form, "variant": name, "distance": float(distance.mean())}
-            document["records"].append({**record, "moved": moved})
+            entry = {"format": form, "variant": name, "distance": float(distance.mean())}
+            document["records"].append({**entry, "moved": moved})
             print(
-                f"{form:<10} {name:<20} {record['distance']:.5f} {moved['mean']:+.5f} ± "
+                f"{form:<10} {name:<20} {entry['distance']:.5f} {moved['mean']:+.5f} ± "
                 f"{moved['error']:.5f}",
                 flush=True,
             )
-    options.out.write_text(json.dumps(document, indent=1) + "\n")
+    record.write(options.out, document)
     return 0
 
 

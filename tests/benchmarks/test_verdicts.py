@@ -29,11 +29,13 @@ def off(exact: torch.Tensor, nats: float, noise: float = 0.01) -> torch.Tensor:
     ],
 )
 def test_as_stock_or_as_the_exact_model(ours, stock, verdict, exact):
-    found, difference = verdicts.right_perplexity(off(exact, ours), off(exact, stock), exact)
-    assert found == verdict
+    found = verdicts.right_perplexity(off(exact, ours), off(exact, stock), exact)
+    assert found["verdict_perplexity"] == verdict
+    difference = verdicts.Estimate(**found["log_ppl_difference"])
     assert difference.mean == pytest.approx(ours - stock, abs=5 * difference.error)
 
 
 def test_what_is_not_known_well_enough_is_unclear(exact):
     blurred = off(exact, 0.0, noise=0.5)
-    assert verdicts.right_perplexity(blurred, off(exact, 0.0), exact)[0] == "unclear"
+    found = verdicts.right_perplexity(blurred, off(exact, 0.0), exact)
+    assert found["verdict_perplexity"] == "unclear"

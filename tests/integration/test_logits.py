@@ -12,11 +12,7 @@ pytest.importorskip("vllm.helion")
 from vllm.helion import logits
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
 
-
-class Gpu:
-    @staticmethod
-    def is_cuda() -> bool:
-        return True
+GPU = SimpleNamespace(is_cuda=lambda: True)
 
 
 @pytest.fixture
@@ -37,7 +33,7 @@ def config() -> Any:
 
 
 def test_of_an_lm_head_in_bf16_on_a_gpu(model, config, monkeypatch):
-    monkeypatch.setattr(logits, "current_platform", Gpu)
+    monkeypatch.setattr(logits, "current_platform", GPU)
     said: list[str] = []
     monkeypatch.setattr(logits.logger, "info", said.append)
     assert logits.keep_float32(model, config)
@@ -64,18 +60,18 @@ def test_not_on_a_cpu(model, config):
     ids=["two GPUs", "model asked for", "float32 asked for", "quantised", "other rank", "other"],
 )
 def test_not_where(change, model, config, monkeypatch):
-    monkeypatch.setattr(logits, "current_platform", Gpu)
+    monkeypatch.setattr(logits, "current_platform", GPU)
     change(model, config)
     assert not logits.keep_float32(model, config)
 
 
 def test_not_where_bits_must_not_depend_on_the_batch(model, config, monkeypatch):
-    monkeypatch.setattr(logits, "current_platform", Gpu)
+    monkeypatch.setattr(logits, "current_platform", GPU)
     monkeypatch.setattr(logits.switches, "batch_invariant", lambda: True)
     assert not logits.keep_float32(model, config)
 
 
-def test_upstreams_processor_takes_it(monkeypatch):
+def test_upstreams_processor_takes_it():
     """What is set is what its product asks: float32 logits, no rounding on their way."""
     from vllm.model_executor.layers.logits_processor import LogitsProcessor
 
