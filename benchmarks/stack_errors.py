@@ -17,7 +17,7 @@ from benchmarks import op_errors, reference, stock
 from benchmarks.heavy_tails import MEDIAN, Tails
 from benchmarks.step import CALLS, Entries, wanted
 from helion_kernels import split_k
-from helion_kernels.fp8 import FP8, GROUP
+from helion_kernels.fp8 import FP8, GROUP, as_group_scales, empty_group_scales
 from helion_kernels.qwen3 import BLOCK_SIZE, Sizes, quantises
 
 GROWTH = MEDIAN
@@ -197,13 +197,13 @@ class Served:
                 self.launch("quant", value, out, scale)
             values.append(value)
             scales.append(scale)
-        return torch.cat(values), torch.cat(scales).t().contiguous().t()
+        return torch.cat(values), as_group_scales(torch.cat(scales))
 
     def _activation(self, m: int, k: int) -> Weight:
         """Unwritten values [m, k] and scales."""
         values = torch.empty((m, k), dtype=FP8, device=self.device)
         if self.block:
-            return values, torch.empty((k // GROUP, m), device=self.device).t()
+            return values, empty_group_scales(m, k // GROUP, self.device)
         return values, torch.empty((m, 1), device=self.device)
 
     def _prefill(self, q: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ import torch
 from benchmarks.checkpoint import LAYERS
 from helion_kernels import OPS, plan, split_k, timing
 from helion_kernels.environment import describe
-from helion_kernels.fp8 import FP8, GROUP
+from helion_kernels.fp8 import FP8, GROUP, empty_group_scales
 from helion_kernels.qwen3 import BLOCK_SIZE, MODELS, Sizes, calls, quantises
 
 CONTEXT = 512
@@ -95,7 +95,7 @@ class Model:
         values = torch.empty((self.m, k), dtype=FP8, device="cuda")
         if not self.block:
             return values, torch.empty((self.m, 1), device="cuda")
-        return values, torch.empty((k // GROUP, self.m), device="cuda").t()
+        return values, empty_group_scales(self.m, k // GROUP, "cuda")
 
     def step(self, note: Note = lambda name, out: None) -> torch.Tensor:
         """The last layer's output; note(what, its output) after each launch."""

@@ -37,6 +37,7 @@ Driver::Driver() {
   get("cuFuncSetAttribute", function_set_attribute);
   get("cuFuncSetCacheConfig", function_set_cache_config);
   get("cuLaunchKernelEx", launch);
+  get("cuTensorMapEncodeTiled", tensor_map_encode_tiled);
   get("cuFuncLoad", function_load, false);
   get("helion_kernels_mock_stream", mock_stream, false);
   check(init(0), "cuInit");

@@ -42,6 +42,19 @@ struct Attribute {
   } value;
 };
 
+// What the copy engine of sm_90 is told of a tensor (CUtensorMap).
+struct alignas(64) TensorMap {
+  uint64_t words[16];
+};
+
+enum class TensorMapType : int {
+  kUint8 = 0, kInt32 = 3, kInt64 = 5, kFloat16 = 6, kFloat32 = 7, kBfloat16 = 9
+};
+enum class Interleave : int { kNone = 0 };
+enum class Swizzle : int { kNone = 0, k32Bytes = 1, k64Bytes = 2, k128Bytes = 3 };
+enum class Promotion : int { k256Bytes = 3 };
+enum class Fill : int { kZeros = 0 };
+
 struct LaunchConfig {
   unsigned grid_x, grid_y, grid_z;
   unsigned block_x, block_y, block_z;
@@ -68,6 +81,11 @@ struct Driver {
   cuda::Result (*function_set_attribute)(cuda::Function, int, int);
   cuda::Result (*function_set_cache_config)(cuda::Function, int);
   cuda::Result (*launch)(const cuda::LaunchConfig*, cuda::Function, void**, void**);
+  cuda::Result (*tensor_map_encode_tiled)(cuda::TensorMap*, cuda::TensorMapType, uint32_t rank,
+                                          void* address, const uint64_t* sizes,
+                                          const uint64_t* strides, const uint32_t* box,
+                                          const uint32_t* steps, cuda::Interleave, cuda::Swizzle,
+                                          cuda::Promotion, cuda::Fill);
   // Loads now what lazy loading would load at the first launch; null before CUDA 12.4.
   cuda::Result (*function_load)(cuda::Function);
   // The mock's stream, null in NVIDIA's driver; with it CPU tensors stand for CUDA ones.

@@ -20,12 +20,18 @@ Kernel::Kernel(std::string image, std::string symbol, Words words,
   pdl_ = words.take(0, 1, "the dependent launch") == 1;
   const int64_t parameters = words.take(0, kMostParameters, "the number of parameters");
   for (int64_t i = 0; i < parameters; ++i) {
-    const Form form = Form(words.take(0, 4, "the form of a parameter"));
+    const Form form = Form(words.take(0, 5, "the form of a parameter"));
     const bool is_float = form == Form::kFloat32 || form == Form::kFloat64;
     int argument = 0;
     if (is_float) argument = take_argument(words, Kind::kFloat);
     if (form == Form::kPointer) argument = take_argument(words, Kind::kTensor);
-    parameters_.push_back({form, argument, is_float ? none : Expression(words, *signature_)});
+    if (form == Form::kTensorMap) {
+      argument = int(maps_.size());
+      if (maps_.size() == kMostTensorMaps) fail(signature_->op(), ": too many tensor maps");
+      maps_.emplace_back(take_argument(words, Kind::kTensor), words, *signature_);
+    }
+    const bool computed = !is_float && form != Form::kTensorMap;
+    parameters_.push_back({form, argument, computed ? Expression(words, *signature_) : none});
   }
   for (int axis = 0; axis < 3; ++axis) grid_.emplace_back(words, *signature_);
   const int64_t assumptions = words.take(0, 4 * kMostParameters, "the number of assumptions");
@@ -138,11 +144,22 @@ void Kernel::launch(const Call& call, int device, cuda::Stream stream, bool pdl)
   // Two more than described: Triton's global and profiling scratch, which these kernels do not use.
   uint64_t values[kMostParameters + 2];
   void* parameters[kMostParameters + 2];
+  cuda::TensorMap maps[kMostTensorMaps];
   size_t count = 0;
-  for (const Parameter& parameter : parameters_) values[count++] = value_of(parameter, call);
-  values[count++] = 0;
-  values[count++] = 0;
-  for (size_t i = 0; i < count; ++i) parameters[i] = &values[i];
+  for (const Parameter& parameter : parameters_) {
+    if (parameter.form == Form::kTensorMap) {
+      maps_[parameter.argument].encode(call, *signature_, &maps[parameter.argument]);
+      parameters[count++] = &maps[parameter.argument];
+      continue;
+    }
+    values[count] = value_of(parameter, call);
+    parameters[count] = &values[count];
+    ++count;
+  }
+  for (int i = 0; i < 2; ++i, ++count) {
+    values[count] = 0;
+    parameters[count] = &values[count];
+  }
 
   cuda::Attribute attributes[2];
   cuda::LaunchConfig config{extent(0, call) * ctas_, extent(1, call), extent(2, call),

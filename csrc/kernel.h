@@ -11,6 +11,7 @@
 
 #include "driver.h"
 #include "expression.h"
+#include "tensor_map.h"
 
 namespace helion_kernels {
 
@@ -29,12 +30,13 @@ class Kernel {
 
  private:
   static constexpr int kMostParameters = 96;
+  static constexpr int kMostTensorMaps = 8;
 
-  enum class Form : int64_t { kPointer, kInt32, kInt64, kFloat32, kFloat64 };
+  enum class Form : int64_t { kPointer, kInt32, kInt64, kFloat32, kFloat64, kTensorMap };
   struct Parameter {
     Form form;
-    int argument;       // Of pointers and floats.
-    Expression value;   // Of integers; a pointer's offset in bytes.
+    int argument;      // Of pointers and floats; of a tensor map its place in maps_.
+    Expression value;  // Of integers; a pointer's offset in bytes.
   };
   enum class Rule : int64_t { kEqual, kDivisible, kAligned };
   struct Assumption {
@@ -57,6 +59,7 @@ class Kernel {
   unsigned warps_, shared_, ctas_;  // ctas: blocks per cluster, along x.
   bool pdl_;  // It waits for its predecessor where it must.
   std::vector<Parameter> parameters_;
+  std::vector<TensorMap> maps_;
   std::vector<Expression> grid_;
   std::vector<Assumption> assumptions_;
   std::mutex loading_;

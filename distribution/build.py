@@ -55,7 +55,7 @@ class Build:
         """The dispatcher and, for GPUs, packs of kernels, ours and upstream's; compiled now."""
         tree = native.library(self.root)
         if self.variant == "cuda":
-            tree |= packs.make(self.root, self.arches)
+            tree |= packs.make(self.root, foundation, self.arches)
             # Unpatched: no patch touches their files (tests/distribution/test_compiled.py).
             tree |= upstream_kernels.make(self.root, foundation, self.arches)
         return tree

@@ -18,12 +18,14 @@ from . import prune
 from .errors import BuildError
 from .overlay import KERNELS
 from .progress import megabytes, say, step
-from .tree import Data, Tree
+from .tree import Data, Tree, write
 
 TARGETS = {90: "sm_90"}
 """What helion_kernels/aot/target.py describes, by architecture."""
 SWITCH = "VLLM_HELION_PACKS"
 MODELS = "VLLM_HELION_PACK_MODELS"
+DEEP_GEMM = "vllm/third_party/deep_gemm/include"
+"""Headers of upstream's DeepGEMM, and of CUTLASS."""
 SMALL = ("8b",)
 """All six that are tuned take 1.4 MB, this one 0.25, 0.33 with guesses; Hopper's wheel has 60."""
 
@@ -33,15 +35,16 @@ def wanted() -> bool:
     return os.environ.get(SWITCH, "1") not in ("0", "false")
 
 
-def make(root: Path, arches: list[str]) -> Tree:
-    """The packs of ``arches``, by default of all that there are targets for."""
+def make(root: Path, upstream: Tree, arches: list[str]) -> Tree:
+    """The packs of ``arches``, by default of all that there are targets for; with kernels of the
+    DeepGEMM that lies as source in the tree ``upstream``."""
     if not wanted() or not (root / KERNELS / "aot").is_dir():
         return {}
     numbers = {prune.parse(name).number for name in arches} if arches else set(TARGETS)
     for number in sorted(numbers - set(TARGETS)):
         say("packs", f"none for sm_{number}: there the engine compiles its kernels at its start")
     return {
-        f"{KERNELS}/packs/{TARGETS[number]}.pack": _make(root, TARGETS[number], arches)
+        f"{KERNELS}/packs/{TARGETS[number]}.pack": _make(root, upstream, TARGETS[number], arches)
         for number in sorted(numbers & set(TARGETS))
     }
 
@@ -52,12 +55,17 @@ def models(arches: list[str]) -> list[str]:
     return chosen or (list(SMALL) if arches else [])
 
 
-def _make(root: Path, target: str, arches: list[str]) -> Data:
+def _make(root: Path, upstream: Tree, target: str, arches: list[str]) -> Data:
     with step("packs") as details, tempfile.TemporaryDirectory() as folder:
         # A process of its own, whose progress is the user's to see; what it compiles is cached.
         command = [sys.executable, "-m", "helion_kernels.aot", "--target", target, "--out", folder]
         command += ["--models", *chosen] if (chosen := models(arches)) else []
         command += ["--num-speculative-tokens", "0"] if arches else []
+        headers = {name: upstream[name] for name in upstream if name.startswith(f"{DEEP_GEMM}/")}
+        for name, member in headers.items():
+            (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
+            write(Path(folder) / name, member)
+        command += ["--deep-gemm", f"{folder}/{DEEP_GEMM}"] if headers else []
         if subprocess.run(command, cwd=root, check=False, stdout=sys.stderr).returncode:
             raise BuildError(
                 f"the kernels for {target} do not compile, see above; {SWITCH}=0 leaves them out, "

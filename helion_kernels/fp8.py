@@ -16,3 +16,22 @@ GROUP_EPS = 1e-10
 """Floor of a group's absolute maximum before it is divided by FP8_MAX."""
 GROUP = 128
 """Elements of K that share an activation scale, and the edge of a weight block (128 x 128)."""
+
+
+def scale_stride(num_tokens: int) -> int:
+    """From one group's scales of activations to the next's: whole 16 bytes, which Hopper's copy
+    engine moves."""
+    return (num_tokens + 3) // 4 * 4
+
+
+def empty_group_scales(num_tokens: int, groups: int, device: torch.device | str) -> torch.Tensor:
+    """Unwritten scales of activations, float32 [num_tokens, groups]: a column per group, as the
+    GEMM reads those of neighbouring tokens side by side."""
+    shape = (groups, scale_stride(num_tokens))
+    return torch.empty(shape, dtype=torch.float32, device=device)[:, :num_tokens].t()
+
+
+def as_group_scales(scales: torch.Tensor) -> torch.Tensor:
+    """A copy that lies so."""
+    num_tokens, groups = scales.shape
+    return empty_group_scales(num_tokens, groups, scales.device).copy_(scales)

@@ -8,7 +8,7 @@ two steps, each summed on its own; with grouped scales it does so as the kernel 
 
 from typing import Any
 
-from helion_kernels import split_k
+from helion_kernels import deep_gemm, split_k
 from helion_kernels.op import Config, power_of_2
 
 STEP = 128
@@ -78,6 +78,8 @@ def space(n: int, k: int, num_tokens: int, grouped: bool = False) -> list[Config
 
 def serves(dims: Any, config: Config, num_tokens: int) -> bool:
     """Whether the partial sums of a config for (N, K) find room in the workspace."""
+    if deep_gemm.names(config):
+        return deep_gemm.serves(dims, config, num_tokens)
     n, k = dims
     _, block_n, part = config["block_sizes"]
     return split_k.fits(n, k, num_tokens, block_n, part)

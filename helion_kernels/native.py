@@ -118,6 +118,24 @@ def operator(op: str) -> torch._ops.OpOverload:
     return overload
 
 
+def launcher(
+    op: Op, dims: tuple[Any, ...], kernel: index.Kernel, cubin: bytes
+) -> Callable[..., None]:
+    """What launches a kernel on the current device, for any num_tokens.
+
+    kernel: its signature is the first of a pack.
+    """
+    from helion_kernels.aot import describe
+
+    signature = describe.signature(op, dims)
+    alone = Pack(pack.Pack("", "", {}, [signature], [kernel], {kernel.cubin: cubin}))
+    number = alone.plan(op.name, dims, [(kernel.config, 1)])
+    assert number is not None
+    prepare(number, torch.cuda.current_device())
+    function = operator(op.name)
+    return lambda *args: function(*args, number)
+
+
 def set_pdl(on: bool) -> None:
     """Programmatic dependent launch, for kernels that are made for it; on at first."""
     if _loaded is not None:
@@ -155,7 +173,8 @@ class Pack:
     def _kernel(self, kernel: index.Kernel) -> int:
         key = self._numbers[id(kernel)]
         if key not in self._kernels:
-            code, words = self.pack.cubins[kernel.cubin], _words(kernel_words(kernel))
+            arguments = self.pack.signatures[kernel.signature].arguments
+            code, words = self.pack.cubins[kernel.cubin], _words(kernel_words(kernel, arguments))
             signature = self._signature(kernel.signature)
             symbol = kernel.symbol.encode()
             self._kernels[key] = _call(
@@ -196,13 +215,17 @@ def signature_words(signature: index.Signature) -> list[int]:
     return words
 
 
-def kernel_words(kernel: index.Kernel) -> list[int]:
-    """As csrc/kernel.cpp reads them."""
+def kernel_words(kernel: index.Kernel, arguments: Sequence[index.Argument]) -> list[int]:
+    """As csrc/kernel.cpp reads them; arguments: the signature's."""
     words = [kernel.warps, kernel.shared, kernel.ctas, int(kernel.pdl), len(kernel.parameters)]
     for parameter in kernel.parameters:
         words.append(index.FORMS.index(parameter.form))
-        if parameter.form in ("pointer", "fp32", "fp64"):
+        if parameter.form not in ("i32", "i64"):
             words.append(parameter.argument)
+        if parameter.tile is not None:
+            words.append(index.DTYPES.index(arguments[parameter.argument].dtype))
+            words += [parameter.tile.inner, *parameter.tile.box]
+            words.append(index.SWIZZLES.index(parameter.tile.swizzle))
         if parameter.value is not None:
             words += _expression_words(parameter.value)
     for extent in kernel.grid:

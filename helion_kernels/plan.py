@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from helion_kernels import native, packs, select
+from helion_kernels import deep_gemm, native, packs, select
 from helion_kernels.op import Op
 
 Launcher = Callable[..., None]
@@ -179,7 +179,7 @@ def _draft(
     device: torch.device,
     usable: list[native.Pack],
 ) -> Plan:
-    choices = _choices(op, dims, max_num_tokens, device)
+    choices = _choices(op, dims, max_num_tokens, device, usable)
     bounds = [choice.upto for choice in choices]
     kinds = [_kind(op, dims, choice, device, usable) for choice in choices]
     # The last may begin beyond max_num_tokens (`select.choose`): it serves what is larger still.
@@ -188,14 +188,23 @@ def _draft(
 
 
 def _choices(
-    op: Op, dims: tuple[Any, ...], max_num_tokens: int, device: torch.device
+    op: Op,
+    dims: tuple[Any, ...],
+    max_num_tokens: int,
+    device: torch.device,
+    usable: list[native.Pack],
 ) -> list[select.Choice]:
     if device.type != "cuda":
         # PyTorch's matrix product on CPUs adds in another order where a batch is larger.
         why = f"{device.type} tensors" + (": not batch invariant" if _invariant else "")
         return [select.Choice("interpreter", None, max_num_tokens, why)]
     gpu = torch.cuda.get_device_name(device)
-    return select.choose(op, dims, max_num_tokens, gpu, frozenset(_stock), _invariant)
+    packed = partial(_packed, op, dims, usable)
+    return select.choose(op, dims, max_num_tokens, gpu, frozenset(_stock), _invariant, packed)
+
+
+def _packed(op: Op, dims: tuple[Any, ...], usable: list[native.Pack], key: str) -> bool:
+    return any(each.pack.find(op.name, dims, key) for each in usable)
 
 
 def _kind(
@@ -209,8 +218,7 @@ def _kind(
         return "interpreter"
     if choice.config is None:
         return "stock"
-    packed = any(each.pack.find(op.name, dims, choice.key) for each in usable)
-    return "pack" if packed else "compiled"
+    return "pack" if _packed(op, dims, usable, choice.key) else "compiled"
 
 
 def _start(
@@ -254,6 +262,9 @@ def _compile(
 
     if choice.config is None:
         return partial(launch.interpret, plan.op)
-    specialised = launch.generate(plan.op, plan.dims, choice.config)
+    config = choice.config
+    if deep_gemm.names(config):  # which no pack has that loads here
+        config = plan.op.default_config(plan.dims, choice.upto)
+    specialised = launch.generate(plan.op, plan.dims, config)
     built = pool.submit(launch.build, specialised, device, _pdl)
     return lambda: launch.launcher(plan.op, built.result())

@@ -7,20 +7,22 @@ Tuned configs are data: `configs/<gpu>/<op>.json`, shipped, or the user's under
     {"dims": {"n": 6144, "k": 4096}, "upto": 16, "config": {...} or "stock", "us": 11.4, ...}
 
 `upto` is the largest num_tokens that the entry serves; what else an entry holds is its provenance
-(`tune.entries`). Order of preference: the user's for these dims, the shipped ones, the same of the
-nearest GPUs, those of the nearest dims, the op's own rule (`Op.default_config`). Each serves what
-the ones before it end below.
+(`tune.entries`). A library's config (`deep_gemm.py`) serves where a pack has it,
+elsewhere `instead`. Order of preference: the user's for these dims, the shipped ones, the same of
+the nearest GPUs, those of the nearest dims, the op's own rule (`Op.default_config`). Each serves
+what the ones before it end below.
 """
 
 import json
 import math
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from helion_kernels import deep_gemm
 from helion_kernels.op import CONFIG_KEYS, Config, Op
 
 SHIPPED = Path(__file__).parent / "configs"
@@ -57,7 +59,12 @@ class Choice:
     @property
     def key(self) -> str:
         """Equal for choices that can share a launcher."""
-        return "stock" if self.config is None else json.dumps(self.config, sort_keys=True)
+        return key_of(self.config)
+
+
+def key_of(config: Config | None) -> str:
+    """Equal for equal configs; None is stock."""
+    return "stock" if config is None else json.dumps(config, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -82,15 +89,17 @@ def choose(
     gpu: str,
     stock: frozenset[str] = frozenset(),
     invariant: bool = False,
+    packed: Callable[[str], bool] = lambda key: False,
 ) -> list[Choice]:
     """One choice per bucket of num_tokens, ascending; the last serves max_num_tokens and beyond.
 
-    invariant: one for all, so that a token's bits do not depend on how many share its step. Raises
-    ConfigError for a file that is damaged or names a config that the op cannot have.
+    packed: whether a pack has the config of that `Choice.key`. invariant: one for all, so that a
+    token's bits do not depend on how many share its step. Raises ConfigError for a file that is
+    damaged or names a config that the op cannot have.
     """
     if invariant:
         return [_one_for_all(op, dims, max_num_tokens, gpu)]
-    choices = _choose(op, dims, max_num_tokens, gpu, stock)
+    choices = _choose(op, dims, max_num_tokens, gpu, stock, packed)
     last = choices[-1]
     if last.config is not None and not op.serves(dims, last.config, UNBOUNDED):
         # The last bucket serves every number beyond, and this config must not meet them.
@@ -119,14 +128,19 @@ def _one_for_all(op: Op, dims: tuple[Any, ...], max_num_tokens: int, gpu: str) -
 
 
 def _choose(
-    op: Op, dims: tuple[Any, ...], max_num_tokens: int, gpu: str, stock: frozenset[str]
+    op: Op,
+    dims: tuple[Any, ...],
+    max_num_tokens: int,
+    gpu: str,
+    stock: frozenset[str],
+    packed: Callable[[str], bool],
 ) -> list[Choice]:
     choices: list[Choice] = []
     served = 0
     for layer in _layers(op, tuple(dims), slug(gpu)):
         for entry in sorted(layer.entries, key=lambda entry: entry["upto"]):
             if entry["upto"] > served:
-                choices += _tuned(op, dims, served, entry, layer, stock)
+                choices += _tuned(op, dims, served, entry, layer, stock, packed)
                 served = entry["upto"]
         if served >= min(max_num_tokens, SATURATED):
             return _merge(choices, max_num_tokens)
@@ -161,8 +175,11 @@ def _tuned(
     entry: dict[str, Any],
     layer: _Layer,
     stock: frozenset[str],
+    packed: Callable[[str], bool],
 ) -> list[Choice]:
     config, upto = entry["config"], entry["upto"]
+    if deep_gemm.names(config) and not packed(key_of(config)):
+        config = entry.get("instead", "stock")
     if config != "stock":
         if op.serves(dims, config, upto):
             return [Choice(layer.source, config, upto, layer.reason)]
@@ -252,15 +269,29 @@ def _checked(op: Op, entry: dict[str, Any]) -> tuple[tuple[Any, ...], int]:
     upto = int(entry["upto"])
     if upto < 1 or not all(isinstance(x, bool) or (isinstance(x, int) and x > 0) for x in dims):
         raise ValueError(f"dims and upto are positive integers, not {entry['dims']}, {upto}")
-    config = entry["config"]
-    if config != "stock":
+    _check(op, dims, upto, entry["config"])
+    if deep_gemm.names(instead := entry.get("instead", "stock")):
+        raise ValueError("a library's config instead of a library's")
+    _check(op, dims, upto, instead)
+    return tuple(dims), upto
+
+
+def _check(op: Op, dims: Any, upto: int, config: Config | str) -> None:
+    if not isinstance(config, dict):
+        if config != "stock":
+            raise ValueError(f"a config or stock, not {config!r}")
+        return
+    if deep_gemm.names(config):
+        deep_gemm.tile_of(config)
+        if op.name != deep_gemm.OP:
+            raise ValueError(f"{deep_gemm.KEY} is for {deep_gemm.OP}")
+    else:
         unknown = sorted(set(config) - CONFIG_KEYS)
         if unknown:
             raise ValueError(f"no such config keys: {', '.join(unknown)}")
         for key, usual in op.default_config(dims, upto).items():
-            value = config.get(key, usual)
+            value: Any = config.get(key, usual)
             if isinstance(usual, list) and len(value) != len(usual):
                 raise ValueError(f"{key} has {len(usual)} values here, not {value}")
-        if not op.serves(dims, config, upto):
-            raise ValueError(f"a config that cannot serve {upto} tokens: {config}")
-    return tuple(dims), upto
+    if not op.serves(dims, config, upto):
+        raise ValueError(f"a config that cannot serve {upto} tokens: {config}")

@@ -182,6 +182,21 @@ int cuFuncGetAttribute(int* value, int, void*) {
 
 int cuFuncSetCacheConfig(void*, int) { return failure("cuFuncSetCacheConfig"); }
 
+// Not NVIDIA's encoding, which is secret: what was asked for, word by word.
+int cuTensorMapEncodeTiled(uint64_t* map, int type, uint32_t rank, void* address,
+                           const uint64_t* sizes, const uint64_t* strides, const uint32_t* box,
+                           const uint32_t* steps, int interleave, int swizzle, int promotion,
+                           int fill) {
+  std::memset(map, 0, 128);
+  const uint64_t words[] = {uint64_t(type),  rank,     reinterpret_cast<uint64_t>(address),
+                            sizes[0],        sizes[1], strides[0],
+                            box[0],          box[1],   steps[0],
+                            steps[1],        uint64_t(interleave), uint64_t(swizzle),
+                            uint64_t(promotion), uint64_t(fill)};
+  std::memcpy(map, words, sizeof words);
+  return failure("cuTensorMapEncodeTiled");
+}
+
 int cuFuncLoad(void*) { return failure("cuFuncLoad"); }
 
 int cuLaunchKernelEx(const Config* config, void* handle, void** parameters, void**) {

@@ -5,6 +5,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from helion_kernels.aot.deep_gemm import INCLUDE
 from helion_kernels.aot.make import cache_folder, make, tuned
 from helion_kernels.aot.target import TARGETS
 from helion_kernels.qwen3 import MODELS, calls, lm_head_calls
@@ -32,6 +33,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--cache", type=Path, default=cache_folder(), help="folder of compiled kernels"
     )
+    parser.add_argument(
+        "--deep-gemm",
+        type=Path,
+        metavar="DIR",
+        help=f"headers of DeepGEMM and CUTLASS, {INCLUDE} of upstream: the pack gets its kernels",
+    )
     parser.add_argument("--jobs", type=int, help="processes; default: one for each core")
     options = parser.parse_args(arguments)
 
@@ -44,7 +51,10 @@ def main(arguments: list[str] | None = None) -> int:
             for guesses in options.num_speculative_tokens
             for call in calls(MODELS[model], block, tp, guesses) + lm_head_calls(MODELS[model], tp)
         ]
-        make(wanted, options.target, options.out, options.cache, options.jobs)
+        make(
+            *(wanted, options.target, options.out, options.cache, options.jobs),
+            headers=options.deep_gemm,
+        )
     except (ConfigError, OSError, ValueError) as error:
         parser.error(str(error))
     return 0

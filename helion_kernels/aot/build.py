@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from helion_kernels import launch, registry, select
-from helion_kernels.aot import describe, index, pack
+from helion_kernels.aot import deep_gemm, describe, index, nvrtc, pack
 from helion_kernels.aot.index import Kernel, Signature
 from helion_kernels.aot.target import TARGETS, pretend
+from helion_kernels.deep_gemm import OP, names
+from helion_kernels.op import Config
 
 MAX_NUM_TOKENS = 16384
 
@@ -35,12 +37,17 @@ class Job:
 
 
 def jobs(
-    wanted: Iterable[tuple[str, tuple[Any, ...]]], target: str, gpu: str | None = None
+    wanted: Iterable[tuple[str, tuple[Any, ...]]],
+    target: str,
+    gpu: str | None = None,
+    libraries: bool = False,
 ) -> list[Job]:
     """Every distinct config that select chooses for any num_tokens on gpu; by default on target's.
 
-    With and without batch invariance, which is chosen when an engine starts.
+    With and without batch invariance, which is chosen when an engine starts. libraries: DeepGEMM's
+    too, whose headers are there.
     """
+    libraries = libraries and target == deep_gemm.TARGET
     gpus = [gpu] if gpu else [TARGETS[target].gpu, *TARGETS[target].others]
     found: dict[Job, None] = {}
     # Each once: models share sizes, and numbers of guesses all but attention.
@@ -49,7 +56,9 @@ def jobs(
         dims = op.dims(*given)
         stock = frozenset(registry.OPS)  # Where stock wins there, nothing is to be built.
         for each, invariant in itertools.product(gpus, (False, True)):
-            for choice in select.choose(op, dims, MAX_NUM_TOKENS, each, stock, invariant):
+            for choice in select.choose(
+                op, dims, MAX_NUM_TOKENS, each, stock, invariant, lambda key: libraries
+            ):
                 if choice.config is not None:
                     found[Job(name, tuple(dims), choice.key, target)] = None
     return list(found)
@@ -61,8 +70,9 @@ def build(
     cache_dir: Path,
     workers: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    headers: Path | None = None,
 ) -> pack.Pack:
-    """Compile todo. Raises what Helion, Triton or ptxas raise."""
+    """Compile todo. headers: DeepGEMM's. Raises what Helion, Triton, ptxas or NVRTC raise."""
     signatures: list[Signature] = []
     kernels: list[Kernel] = []
     cubins: dict[str, bytes] = {}
@@ -72,7 +82,9 @@ def build(
         groups.setdefault((job.op, job.dims), []).append(job)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        tasks = [pool.submit(_compile_group, group, cache_dir) for group in groups.values()]
+        tasks = [
+            pool.submit(_compile_group, group, cache_dir, headers) for group in groups.values()
+        ]
         for number, (task, (op, dims)) in enumerate(zip(tasks, groups, strict=True)):
             signatures.append(describe.signature(registry.OPS[op], dims))
             for kernel, cubin in task.result():
@@ -82,15 +94,19 @@ def build(
     return pack.Pack(target, pack.fingerprint(), toolchain(), signatures, kernels, cubins)
 
 
-def _compile_group(group: Sequence[Job], cache_dir: Path) -> list[tuple[Kernel, bytes]]:
-    return [compile_job(job, cache_dir) for job in group]
+def _compile_group(
+    group: Sequence[Job], cache_dir: Path, headers: Path | None
+) -> list[tuple[Kernel, bytes]]:
+    return [compile_job(job, cache_dir, headers) for job in group]
 
 
-def compile_job(job: Job, cache_dir: Path) -> tuple[Kernel, bytes]:
+def compile_job(job: Job, cache_dir: Path, headers: Path | None = None) -> tuple[Kernel, bytes]:
     """The kernel, as if its signature were the pack's first."""
     from triton import knobs
 
     op, config = registry.OPS[job.op], json.loads(job.config)
+    if names(config):
+        return compile_deep_gemm(config, job.dims, cache_dir, headers)
     # A knob is an environment variable, too, which whatever runs afterwards would inherit.
     with knobs.compilation.scope(), pretend(TARGETS[job.target]):
         # Paths and line numbers would make three quarters of the bytes, and differ from place to
@@ -106,6 +122,33 @@ def compile_job(job: Job, cache_dir: Path) -> tuple[Kernel, bytes]:
         kernel = describe.kernel(op, job.dims, specialised, compiled, job.config, source, digest)
     _store(cache_dir / source, kernel, cubin)
     return kernel, cubin
+
+
+def compile_deep_gemm(
+    config: Config, dims: Any, cache_dir: Path, headers: Path | None
+) -> tuple[Kernel, bytes]:
+    """DeepGEMM's kernel of a config, as if its signature were the pack's first."""
+    if headers is None:
+        raise nvrtc.CompileError(f"{select.key_of(config)} needs the headers of DeepGEMM")
+    recipe = deep_gemm.recipe(config, dims, headers)
+    made_of = f"{recipe} {nvrtc.version()} {_digest_of(headers)} {_own_sources()}"
+    source = hashlib.sha256(made_of.encode()).hexdigest()
+    if (known := _load(cache_dir / source, describe.signature(registry.OPS[OP], dims))) is not None:
+        return known
+    cubin, symbol = recipe.compile()
+    digest = hashlib.sha256(cubin).hexdigest()
+    kernel = deep_gemm.kernel(config, dims, source, digest, symbol)
+    _store(cache_dir / source, kernel, cubin)
+    return kernel, cubin
+
+
+@cache
+def _digest_of(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        text = path.read_bytes()
+        digest.update(f"{path.relative_to(folder)} {len(text)}\n".encode() + text)
+    return digest.hexdigest()
 
 
 def _digest(job: Job, specialised: launch.Specialised) -> str:

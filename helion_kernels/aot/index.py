@@ -15,7 +15,8 @@ from helion_kernels.aot.expression import Expression
 DTYPES = ("bfloat16", "float16", "float32", "float8_e4m3fn", "int32", "int64", "uint8")
 """Of tensors; csrc/torch_op.cpp has them in the same order."""
 
-FORMS = ("pointer", "i32", "i64", "fp32", "fp64")
+FORMS = ("pointer", "i32", "i64", "fp32", "fp64", "tensor_map")
+SWIZZLES = (0, 32, 64, 128)
 RULES = ("equal", "divisible", "aligned")
 NUM_TOKENS, AT_MOST_NUM_TOKENS = "num_tokens", "<=num_tokens"
 
@@ -48,14 +49,28 @@ class Signature:
 
 
 @dataclass(frozen=True)
+class TensorTile:
+    """What Hopper's copy engine moves of a matrix at once (CUtensorMap)."""
+
+    inner: int
+    """The dimension of unit stride."""
+    box: tuple[int, int]
+    """Elements, along the inner dimension first."""
+    swizzle: int
+    """Bytes, or 0."""
+
+
+@dataclass(frozen=True)
 class Parameter:
-    """A kernel parameter: a pointer at an offset in bytes, an integer, or a float."""
+    """A kernel parameter: a pointer at an offset in bytes, an integer, a float, a tensor map."""
 
     form: str
     argument: int = 0
-    """Of pointers and floats."""
+    """Of all but integers."""
     value: Expression | None = None
     """Of integers; a pointer's offset."""
+    tile: TensorTile | None = None
+    """Of tensor maps."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +179,8 @@ def decode_kernel(data: Any, what: str, signatures: list[Signature]) -> Kernel:
             return Parameter(form, argument)
         if form == "pointer":
             reader.require(arguments[argument].kind == "tensor", "is no tensor")
+        if form == "tensor_map":
+            return Parameter(form, argument, tile=_tile(reader, arguments[argument]))
         return Parameter(form, argument, words(reader, reader.data.get("value")))
 
     def assumption(reader: _Reader) -> Assumption:
@@ -189,6 +206,19 @@ def decode_kernel(data: Any, what: str, signatures: list[Signature]) -> Kernel:
         grid=tuple(words(read, value) for value in grid),
         assumptions=tuple(map(assumption, read.each("assumptions", 4 * MOST_PARAMETERS))),
     )
+
+
+def _tile(parameter: _Reader, matrix: Argument) -> TensorTile:
+    parameter.require(len(matrix.sizes) == 2, "is no matrix")
+    read = _Reader(parameter.data.get("tile"), f"{parameter.what}, tile")
+    inner = read.integer("inner", 0, 1)
+    read.require(matrix.unit_strides[inner], "has elements apart")
+    width, height = read.get("box", list, lambda v: len(v) == 2 and all(map(_is_extent, v)))
+    return TensorTile(inner, (width, height), read.get("swizzle", int, SWIZZLES.__contains__))
+
+
+def _is_extent(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= 256
 
 
 def _is_expression(words: Any, arguments: tuple[Argument, ...]) -> bool:

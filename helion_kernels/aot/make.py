@@ -50,17 +50,20 @@ def make(
     cache: Path | None = None,
     workers: int | None = None,
     gpu: str | None = None,
+    headers: Path | None = None,
 ) -> Path:
     """Write out/TARGET.pack with every kernel of wanted, (op, static dims); progress on stderr.
 
-    gpu: whose tuned configs; default: those of all GPUs of the target. Takes about 4 s of a core
+    gpu: whose tuned configs; default: those of all GPUs of the target. headers: DeepGEMM's, where
+    its kernels are to be in the pack (`deep_gemm.headers`). Takes about 4 s of a core
     for each kernel that is not in cache. Raises select.ConfigError, and what Helion, Triton and
     ptxas raise.
     """
     started = time.monotonic()
-    todo = build.jobs(wanted, target, gpu)
+    todo = build.jobs(wanted, target, gpu, headers is not None)
     workers = workers or len(os.sched_getaffinity(0))
-    built = build.build(todo, target, cache or cache_folder(), workers, _progress(started))
+    cache = cache or cache_folder()
+    built = build.build(todo, target, cache, workers, _progress(started), headers)
     data = pack.to_bytes(built)
     path = out / f"{target}.pack"
     _write(path, data)

@@ -27,8 +27,11 @@ _UNPACKING = 1 << 27
 """Bytes of memory to unpack code with, twice what preset 9 takes: its header may ask for 4 GiB."""
 _XZ = [{"id": lzma.FILTER_LZMA2, "preset": 9, "lc": 0, "lp": 4, "pb": 4}]
 """Of instructions of 16 bytes, as a GPU's are: 4 % smaller than with settings for text."""
-_SHARED = ("attention.py", "fp8.py", "kv_cache.py", "launch.py", "pdl.py", "split_k.py")
-"""What ops have in common: inlined code, and where in a workspace things lie."""
+_SHARED = (
+    *("attention.py", "fp8.py", "kv_cache.py", "launch.py", "pdl.py", "split_k.py"),
+    *("deep_gemm.py", "aot/deep_gemm.py"),
+)
+"""What ops have in common: inlined code, where in a workspace things lie, DeepGEMM's launches."""
 _HEADER = struct.Struct("<8s32sQQ")
 _PACKAGE = Path(__file__).parents[1]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from helion_kernels.fp8 import FP8, FP8_MAX, GROUP, GROUP_EPS
+from helion_kernels.fp8 import FP8, FP8_MAX, GROUP, GROUP_EPS, scale_stride
 from helion_kernels.op import Op, Sample, group_config, group_space
 
 if TYPE_CHECKING:
@@ -52,10 +52,11 @@ def reference(out: torch.Tensor, input: torch.Tensor, scale: torch.Tensor) -> No
 
 
 def sample(dims: Dims, num_tokens: int, make: Sample) -> tuple[torch.Tensor, ...]:
+    scales = make.empty((dims.hidden_size // GROUP, scale_stride(num_tokens)), torch.float32)
     return (
         make.empty((num_tokens, dims.hidden_size), FP8),
         make.randn((num_tokens, dims.hidden_size), torch.bfloat16),
-        make.empty((dims.hidden_size // GROUP, num_tokens), torch.float32).t(),
+        scales[:, :num_tokens].t(),
     )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from helion_kernels import pdl
-from helion_kernels.fp8 import FP8, GROUP
+from helion_kernels.fp8 import FP8, GROUP, scale_stride
 from helion_kernels.op import Op, Sample, row_reduction_config, row_reduction_space
 from helion_kernels.ops.per_token_group_fp8_quant import group_quant_reference
 from helion_kernels.ops.rms_norm_dynamic_per_token_quant import rms_norm_reference
@@ -90,11 +90,12 @@ def reference(
 
 def sample(dims: Dims, num_tokens: int, make: Sample) -> tuple[object, ...]:
     shape = (num_tokens, dims.hidden_size)
+    scales = make.empty((dims.hidden_size // GROUP, scale_stride(num_tokens)), torch.float32)
     return (
         make.empty(shape, FP8),
         make.randn(shape, torch.bfloat16),
         make.randn((dims.hidden_size,), torch.bfloat16, mean=1.0, std=0.2),
-        make.empty((dims.hidden_size // GROUP, num_tokens), torch.float32).t(),
+        scales[:, :num_tokens].t(),
         1e-6,
         make.randn(shape, torch.bfloat16) if dims.residual else None,
     )

@@ -4,9 +4,9 @@
     out[m, n] = bf16(sum_g scale_a[m, g] * scale_b[n // 128, g] * sum_{k in g} a[m, k] * b[k, n])
 
 Shapes: a [M, K] float8_e4m3fn, row-major; b [K, N] float8_e4m3fn, column-major; scale_a
-[M, K / 128] float32, strides (1, M) fastest; scale_b [ceil(N / 128), K / 128] float32, as Qwen's
-checkpoints keep `weight_scale_inv`; out [M, N] bf16; workspace: of `split_k.workspace`. K is a
-multiple of 128.
+[M, K / 128] float32, strides (1, `fp8.scale_stride(M)`), as DeepGEMM's kernels demand and ours read
+it fastest; scale_b [ceil(N / 128), K / 128] float32, as Qwen's checkpoints keep `weight_scale_inv`;
+out [M, N] bf16; workspace: of `split_k.workspace`. K is a multiple of 128.
 Bytes: M K + K N + 2 M N + M K / 32 + K N / 4096; operations: 2 M N K.
 Source: DeepSeek-V3 technical report, section 3.3.2; vLLM `w8a8_block_fp8_matmul`.
 
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from helion_kernels import gemm, pdl, split_k
-from helion_kernels.fp8 import FP8, GROUP
+from helion_kernels.fp8 import FP8, GROUP, scale_stride
 from helion_kernels.op import Config, Op, Sample
 
 if TYPE_CHECKING:
@@ -181,11 +181,12 @@ def reference(
 
 def sample(dims: Dims, num_tokens: int, make: Sample) -> tuple[torch.Tensor, ...]:
     groups = dims.k // GROUP
+    scales = make.uniform((groups, scale_stride(num_tokens)), low=1e-3, high=1e-2)
     return (
         make.empty((num_tokens, dims.n), torch.bfloat16),
         make.randn((num_tokens, dims.k), FP8, std=60.0),
         make.randn((dims.n, dims.k), FP8, std=60.0).t(),
-        make.uniform((groups, num_tokens), low=1e-3, high=1e-2).t(),
+        scales[:, :num_tokens].t(),
         make.uniform((-(-dims.n // GROUP), groups), low=1e-4, high=1e-3),
         make.zeros((split_k.SIZE,), torch.float32),
     )

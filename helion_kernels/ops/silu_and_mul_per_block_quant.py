@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from helion_kernels.fp8 import FP8, GROUP
+from helion_kernels.fp8 import FP8, GROUP, scale_stride
 from helion_kernels.op import Op, Sample, group_config, group_space
 from helion_kernels.ops.per_token_group_fp8_quant import group_quant_reference
 from helion_kernels.ops.silu_and_mul_dynamic_per_token_quant import silu_and_mul_reference
@@ -48,10 +48,11 @@ def reference(out: torch.Tensor, input: torch.Tensor, scale: torch.Tensor) -> No
 
 
 def sample(dims: Dims, num_tokens: int, make: Sample) -> tuple[torch.Tensor, ...]:
+    scales = make.empty((dims.intermediate_size // GROUP, scale_stride(num_tokens)), torch.float32)
     return (
         make.empty((num_tokens, dims.intermediate_size), FP8),
         make.randn((num_tokens, 2 * dims.intermediate_size), torch.bfloat16),
-        make.empty((dims.intermediate_size // GROUP, num_tokens), torch.float32).t(),
+        scales[:, :num_tokens].t(),
     )
 
 

@@ -71,6 +71,9 @@ class Device(Protocol):
     environment: dict[str, Any]
     """The date, and what a time depends on besides the kernel: torch, triton, helion, driver."""
 
+    def libraries(self, case: Case) -> list[Config]:
+        """Configs of libraries' kernels for the case's op (`deep_gemm.py`), where they compile."""
+
     def clock(self) -> float:
         """Seconds, monotonic."""
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from helion_kernels.op import Op
+from helion_kernels import deep_gemm
+from helion_kernels.op import Config, Op
 from helion_kernels.tune.device import STOCK, key
 from helion_kernels.tune.journal import Record
 from helion_kernels.tune.merge import segments
@@ -22,7 +23,10 @@ METHOD = (
 
 
 def entries(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Entries for one (op, dims), neighbours merged; records ascending in num_tokens."""
+    """Entries for one (op, dims), neighbours merged; records ascending in num_tokens.
+
+    `tokens`: the numbers that an entry was measured at.
+    """
     times: dict[int, dict[str, float]] = {}
     configs = {key(STOCK): STOCK}
     for record in records:
@@ -34,15 +38,21 @@ def entries(records: Sequence[Record]) -> list[dict[str, Any]]:
         configs |= {key(config): config for config, _ in record.times}
     by_tokens = {record.num_tokens: record for record in records}
     found = []
+    below = 0
     for segment in segments(times):
+        tokens = [n for n in sorted(times) if below < n <= segment.upto]
+        below = segment.upto
         record = by_tokens[segment.upto]
         stock = segment.key == key(STOCK)
         took = times[segment.upto][segment.key] * (STOCK_MARGIN if stock else 1.0)
+        config = "stock" if stock else configs[segment.key]
         found.append(
             {
                 "dims": record.dims,
                 "upto": segment.upto,
-                "config": "stock" if stock else configs[segment.key],
+                "tokens": tokens,
+                "config": config,
+                **_instead(config, times[segment.upto], configs),
                 "us": round(took, 2),
                 "floor_us": round(record.floor_us, 2),
                 "share_of_floor": round(record.floor_us / took, 3),
@@ -57,11 +67,23 @@ def entries(records: Sequence[Record]) -> list[dict[str, Any]]:
     return found
 
 
+def _instead(
+    config: Config | str, us: dict[str, float], configs: dict[str, Config]
+) -> dict[str, Any]:
+    """The fastest of ours and stock, for where no pack has the library's."""
+    others = {k: t for k, t in us.items() if not deep_gemm.names(configs[k])}
+    if not deep_gemm.names(config) or not others:
+        return {}
+    best = min(sorted(others), key=others.__getitem__)
+    return {"instead": "stock" if best == key(STOCK) else configs[best]}
+
+
 def save(path: Path, op: Op, records: Sequence[Record]) -> None:
     """Put the entries of one (op, dims) into the file, atomically.
 
     They replace what the file has for these dims between the smallest and the largest num_tokens
-    measured; beyond, what was there stays. Raises ValueError for a file that is no table.
+    measured; beyond, what was there stays, and what served half the smallest still does. Raises
+    ValueError for a file that is no table.
     """
     new = entries(records)
     if not new:
@@ -71,6 +93,7 @@ def save(path: Path, op: Op, records: Sequence[Record]) -> None:
         document = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         old = list(document.get("entries", []))
         kept = [e for e in old if e["dims"] != dims or not low <= int(e["upto"]) <= high]
+        kept += _below(low, [e for e in old if e["dims"] == dims])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: not a table of configs ({error!r}); mend or remove the file"
@@ -79,6 +102,18 @@ def save(path: Path, op: Op, records: Sequence[Record]) -> None:
         kept = [{**entry, "provenance": entry.get("provenance", shared)} for entry in kept]
     ordered = sorted(kept + new, key=lambda entry: (list(entry["dims"].values()), entry["upto"]))
     write(path, ordered)
+
+
+def _below(low: int, old: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What served low // 2 tokens, if it served low, too; cut off there.
+
+    Not what this tuning has written itself, which was measured from low on.
+    """
+    half = low // 2
+    serving = min((e for e in old if e["upto"] >= half), key=lambda e: e["upto"], default=None)
+    if serving is None or serving["upto"] < low or min(serving.get("tokens", [1])) > half:
+        return []
+    return [{**serving, "upto": half}] if half else []
 
 
 def write(path: Path, found: Sequence[dict[str, Any]]) -> None:

@@ -23,10 +23,12 @@ from typing import Any
 import helion
 import torch
 
-from helion_kernels import OPS, environment, launch, timing
+from helion_kernels import OPS, deep_gemm, environment, launch, native, timing
 from helion_kernels.accuracy import expect, fresh_outputs, problems
+from helion_kernels.aot import build, index, make
+from helion_kernels.aot.deep_gemm import headers
 from helion_kernels.aot.target import Target, pretend
-from helion_kernels.op import Config, Op
+from helion_kernels.op import Config, Op, power_of_2
 from helion_kernels.sample import Random
 from helion_kernels.tune.cases import Case
 from helion_kernels.tune.device import STOCK, DeviceLostError, Trial, key
@@ -34,6 +36,12 @@ from helion_kernels.tune.device import STOCK, DeviceLostError, Trial, key
 ROUNDS = 3
 """Replays of each config at first sight."""
 FINAL_ROUNDS = 15
+MOST_CRASHES = 3
+"""Of compilers, with nothing compiled: a tuning would go on to its end and find nothing."""
+
+Compiled = str | tuple[index.Kernel, bytes]
+Name = tuple[str, tuple[Any, ...], str]
+"""Op, dims, `device.key` of a config."""
 
 # -- in the worker processes
 
@@ -51,8 +59,11 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def compile_config(op_name: str, dims: tuple[Any, ...], config: Config, target: Target) -> str:
-    """The generated source; its machine code is in Triton's cache afterwards."""
+def compile_config(op_name: str, dims: tuple[Any, ...], config: Config, target: Target) -> Compiled:
+    """The generated source, whose machine code is in Triton's cache afterwards; or a library's
+    kernel."""
+    if deep_gemm.names(config):
+        return build.compile_deep_gemm(config, dims, make.cache_folder(), headers())
     with pretend(target):
         op = OPS[op_name]
         bound = launch.bind(op, op.kernel_of(config), dims, target.capability)
@@ -75,6 +86,15 @@ def specialise(op: Op, dims: tuple[Any, ...], source: str) -> launch.Specialised
 # -- in the process that has the GPU
 
 
+def load(
+    op: Op, dims: tuple[Any, ...], compiled: Compiled, device: torch.device
+) -> launch.Launcher:
+    """What `compile_config` returned, on the current device."""
+    if isinstance(compiled, str):
+        return launch.launcher(op, launch.build(specialise(op, dims, compiled), device))
+    return native.launcher(op, dims, *compiled)
+
+
 class Gpu:
     """A `device.Device`: the current CUDA device. A context manager: it owns processes."""
 
@@ -87,8 +107,10 @@ class Gpu:
         self.stock = stock
         self.ceilings = timing.measure_ceilings()
         self.environment = environment.versions()
-        self._compiled: dict[tuple[str, tuple[Any, ...], str], Future[str]] = {}
-        self._workers = workers
+        self._compiled: dict[Name, Future[Compiled]] = {}
+        self.loaded: dict[Name, launch.Launcher] = {}
+        """Libraries' kernels."""
+        self._workers, self._crashes = workers, 0
         self._pool = self._start_pool()
 
     def _start_pool(self) -> ProcessPoolExecutor:
@@ -104,11 +126,26 @@ class Gpu:
     def clock(self) -> float:
         return time.monotonic()
 
+    @cached_property
+    def has_deep_gemm(self) -> bool:
+        try:
+            native.load(OPS.values())
+        except native.Unavailable:
+            return False
+        return self.target.sm == 90 and headers() is not None
+
+    def libraries(self, case: Case) -> list[Config]:
+        if case.op.name != deep_gemm.OP or not self.has_deep_gemm:
+            return []
+        # More rows than tokens, or than twice a warpgroup has, are of no use.
+        rows = max(deep_gemm.LEAST_M, power_of_2(case.num_tokens))
+        return [tile.config for tile in deep_gemm.TILES if tile.block_m <= rows]
+
     @contextmanager
     def bench(self, case: Case) -> Iterator["GpuBench"]:
         yield GpuBench(self, case)
 
-    def compile(self, case: Case, config: Config) -> Future[str]:
+    def compile(self, case: Case, config: Config) -> Future[Compiled]:
         """Start compiling, unless that was done for another num_tokens."""
         name = (case.op.name, tuple(case.dims), key(config))
         future = self._compiled.get(name)
@@ -117,10 +154,21 @@ class Gpu:
             try:
                 future = self._pool.submit(task)
             except BrokenProcessPool:  # a compiler crashed, and its configs failed with it
+                self._crashes += 1
+                if self._crashes >= MOST_CRASHES and not any(
+                    map(_succeeded, self._compiled.values())
+                ):
+                    raise ChildProcessError(
+                        "the compiler processes end before they compile anything, see above for why"
+                    ) from None
                 self._pool = self._start_pool()
                 future = self._pool.submit(task)
             self._compiled[name] = future
         return future
+
+
+def _succeeded(future: Future[Compiled]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
 
 
 class GpuBench:
@@ -152,8 +200,7 @@ class GpuBench:
         return [
             json.loads(config)
             for (*case, config), future in self.device._compiled.items()
-            if tuple(case) == mine and future.done() and not future.cancelled()
-            if future.exception() is None
+            if tuple(case) == mine and _succeeded(future)
         ]
 
     def look(self, configs: Sequence[Config]) -> Generator[Trial, None, None]:
@@ -165,9 +212,9 @@ class GpuBench:
             for future in futures:
                 future.cancel()
 
-    def _trial(self, config: Config, future: Future[str]) -> Trial:
+    def _trial(self, config: Config, future: Future[Compiled]) -> Trial:
         try:
-            launcher = self._launcher(future.result())
+            launcher = self._launcher(config, future.result())
             if wrong := self.full.problems(launcher):
                 return Trial(config, float("inf"), wrong[0])
             return Trial(config, timing.measure([self._graph(launcher)], ROUNDS)[0].us)
@@ -184,7 +231,7 @@ class GpuBench:
                 if future is None:
                     graphs[i] = self._graph(self.device.stock[self.op.name])
                     continue
-                launcher = self._launcher(future.result())
+                launcher = self._launcher(config, future.result())
                 if not (self.full.problems(launcher) or self.ragged.problems(launcher)):
                     graphs[i] = self._graph(launcher)
             except Exception:  # its time stays infinite
@@ -194,10 +241,15 @@ class GpuBench:
             us[i] = time_.us
         return us
 
-    def _launcher(self, source: str) -> launch.Launcher:
-        specialised = specialise(self.op, self.case.dims, source)
+    def _launcher(self, config: Config, compiled: Compiled) -> launch.Launcher:
         device = torch.device("cuda", torch.cuda.current_device())
-        return launch.launcher(self.op, launch.build(specialised, device))
+        if isinstance(compiled, str):
+            return load(self.op, self.case.dims, compiled, device)
+        # Once: the dispatcher holds on to what it has loaded.
+        name = (self.op.name, tuple(self.case.dims), key(config))
+        if name not in self.device.loaded:
+            self.device.loaded[name] = load(self.op, self.case.dims, compiled, device)
+        return self.device.loaded[name]
 
     def _graph(self, launcher: launch.Launcher) -> timing.Graph:
         calls = timing.calls_per_graph(len(self.sets), 1.5 * self.floor_us)

@@ -114,8 +114,10 @@ class Tuning:
             self._report(_line(case, record))
 
     def _tune(self, case: Case, until: float) -> Record:
+        libraries = self._allowed(case, self.device.libraries(case))
         space = self._allowed(case, case.op.space(case.dims, case.num_tokens))
-        start = self._allowed(case, seeds(case, self.journal, self.device.gpu))
+        # All of a library's: they are few, and no walk leads from one kernel to another.
+        start = self._allowed(case, seeds(case, self.journal, self.device.gpu)) + libraries
         with self.device.bench(case) as bench:
             trials = search(bench, space, start, lambda: self.device.clock() >= until, self.rng)
             good = [trial.config for trial in trials if not trial.problem]

@@ -63,9 +63,12 @@ def _order(value: Any) -> tuple[bool, Any]:
 
 
 def _coordinates(config: Config) -> dict[tuple[str, int], Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():  # A library's numbers lie one level deeper.
+        flat |= value if isinstance(value, dict) else {name: value}
     return {
         (name, i): tuple(part) if isinstance(part, list) else part
-        for name, value in config.items()
+        for name, value in flat.items()
         for i, part in enumerate(value if isinstance(value, list) else [value])
     }
 

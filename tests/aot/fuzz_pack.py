@@ -97,7 +97,7 @@ def _usable(found: pack.Pack) -> None:
         signature.op.encode()
     for kernel in found.kernels:
         assert index.decode_kernel(_again(kernel), "", signatures) == kernel
-        _words(native.kernel_words(kernel))
+        _words(native.kernel_words(kernel, signatures[kernel.signature].arguments))
         kernel.symbol.encode()
         signature = signatures[kernel.signature]
         assert found.find(signature.op, signature.dims, kernel.config) is not None

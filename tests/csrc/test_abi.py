@@ -39,6 +39,20 @@ static_assert(kProgrammaticStreamSerialization ==
 static_assert(kMaxDynamicSharedSizeBytes == CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES);
 static_assert(kCachePreferShared == CU_FUNC_CACHE_PREFER_SHARED);
 static_assert(kComputeCapabilityMajor == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR);
+static_assert(sizeof(TensorMap) == sizeof(CUtensorMap));
+static_assert(alignof(TensorMap) == alignof(CUtensorMap));
+static_assert(int(TensorMapType::kUint8) == CU_TENSOR_MAP_DATA_TYPE_UINT8);
+static_assert(int(TensorMapType::kInt32) == CU_TENSOR_MAP_DATA_TYPE_INT32);
+static_assert(int(TensorMapType::kInt64) == CU_TENSOR_MAP_DATA_TYPE_INT64);
+static_assert(int(TensorMapType::kFloat16) == CU_TENSOR_MAP_DATA_TYPE_FLOAT16);
+static_assert(int(TensorMapType::kFloat32) == CU_TENSOR_MAP_DATA_TYPE_FLOAT32);
+static_assert(int(TensorMapType::kBfloat16) == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16);
+static_assert(int(Interleave::kNone) == CU_TENSOR_MAP_INTERLEAVE_NONE);
+static_assert(int(Swizzle::k32Bytes) == CU_TENSOR_MAP_SWIZZLE_32B);
+static_assert(int(Swizzle::k64Bytes) == CU_TENSOR_MAP_SWIZZLE_64B);
+static_assert(int(Swizzle::k128Bytes) == CU_TENSOR_MAP_SWIZZLE_128B);
+static_assert(int(Promotion::k256Bytes) == CU_TENSOR_MAP_L2_PROMOTION_L2_256B);
+static_assert(int(Fill::kZeros) == CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
 static_assert(kComputeCapabilityMinor == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
 """
 

@@ -183,7 +183,7 @@ def test_descriptions_of_anything_are_refused_or_taken(data, kernels, mock):
     name = data.draw(st.sampled_from(sorted(SMALL)))
     kernel = kernels.pack.find(name, SMALL[name], choices_of(name)[0][0])
     signature = signature_of(kernels, kernel)
-    words = native.kernel_words(kernel)
+    words = native.kernel_words(kernel, signature.arguments)
     for _ in range(data.draw(st.integers(1, 3))):
         position = data.draw(st.integers(0, len(words) - 1))
         words[position] = data.draw(st.integers(-3, 20) | st.integers(-(2**63), 2**63 - 1))

@@ -51,7 +51,7 @@ def test_packs_are_made_for_the_architectures_asked_for(
     name = "helion_kernels/packs/sm_90.pack"
 
     def made(arches: list[str]) -> str:
-        ((path, member),) = packs.make(world.root, arches).items()
+        ((path, member),) = packs.make(world.root, {}, arches).items()
         assert path == name
         return member.read().decode()
 
@@ -63,12 +63,31 @@ def test_packs_are_made_for_the_architectures_asked_for(
     assert made([]) == "sm_90 --models 14b 32b"
     assert made(["9.0a"]) == f"sm_90 --models 14b 32b {small}"
     assert "none for sm_100" in capfd.readouterr().err
-    assert packs.make(world.root, ["10.0"]) == {}
+    assert packs.make(world.root, {}, ["10.0"]) == {}
     (world.root / "helion_kernels/aot/__main__.py").write_text("raise SystemExit('a reason')")
     with pytest.raises(BuildError, match=f"sm_90 do not compile.*{packs.SWITCH}=0"):
-        packs.make(world.root, [])
+        packs.make(world.root, {}, [])
     monkeypatch.setenv(packs.SWITCH, "0")
-    assert packs.make(world.root, []) == {}
+    assert packs.make(world.root, {}, []) == {}
+
+
+def test_packs_get_the_headers_of_upstream_s_deep_gemm(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (world.root / "helion_kernels/aot").mkdir()
+    (world.root / "helion_kernels/aot/__main__.py").write_text(
+        "import sys; from pathlib import Path; folder = sys.argv[4]\n"
+        "headers = Path(sys.argv[sys.argv.index('--deep-gemm') + 1])\n"
+        "text = ' '.join(f'{p.relative_to(headers)}' for p in headers.rglob('*.cuh'))\n"
+        "Path(folder, 'sm_90.pack').write_text(text)"
+    )
+    monkeypatch.delenv(packs.SWITCH, raising=False)
+    upstream = {
+        "vllm/third_party/deep_gemm/include/deep_gemm/a.cuh": Data(b"a"),
+        "vllm/third_party/deep_gemm/other.cuh": Data(b"other"),
+    }
+    (made,) = packs.make(world.root, upstream, []).values()
+    assert made.read() == b"deep_gemm/a.cuh"
 
 
 MAKER = """

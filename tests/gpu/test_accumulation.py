@@ -10,8 +10,9 @@ the bound, and of all of K in one sum 0.06 at 4096.
 """
 
 import json
+import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -19,10 +20,12 @@ import torch
 import unpromoted
 from accumulation import GEMMS, INPUTS, WORST, K, arguments, mean_error
 
-from helion_kernels import OPS, launch, select
+from helion_kernels import OPS, deep_gemm, launch, native, select
 from helion_kernels.accuracy import ACCUMULATION, expect, fresh_outputs, problems
+from helion_kernels.aot import build, make
+from helion_kernels.aot.deep_gemm import headers
 from helion_kernels.fp8 import FP8
-from helion_kernels.op import Config
+from helion_kernels.op import Config, Op
 from helion_kernels.sample import Random
 
 BOUND = ACCUMULATION["cuda"]
@@ -31,12 +34,14 @@ DEVICE = torch.device("cuda", 0)
 
 
 def shipped(name: str) -> list[Config]:
-    """Each config once that a config file names, whichever GPU it is for."""
+    """Each config once that a config file names, whichever GPU it is for; DeepGEMM's where it
+    compiles."""
     entries = [
-        entry["config"]
+        config
         for path in sorted(select.SHIPPED.glob(f"*/{name}.json"))
         for entry in json.loads(path.read_text("utf-8"))["entries"]
-        if entry["config"] != "stock"
+        for config in (entry["config"], entry.get("instead", "stock"))
+        if config != "stock" and (headers() or not deep_gemm.names(config))
     ]
     return list({json.dumps(config, sort_keys=True): config for config in entries}.values())
 
@@ -56,19 +61,28 @@ def configs(name: str, k: int) -> list[Config]:
 @pytest.fixture(scope="module")
 def built() -> dict[tuple[str, int], list[tuple[Config, Callable[..., None]]]]:
     """(op, K) -> (config, its launcher), compiled at once."""
-    with ThreadPoolExecutor(16) as pool:
+    native.load(OPS.values())
+    context = multiprocessing.get_context("spawn")
+    with ThreadPoolExecutor(16) as pool, ProcessPoolExecutor(16, mp_context=context) as others:
         started = {
-            (name, k): [
-                (c, pool.submit(launch.build, launch.generate(OPS[name], (N, k), c), DEVICE))
-                for c in configs(name, k)
-            ]
+            (name, k): [(c, start(pool, others, OPS[name], (N, k), c)) for c in configs(name, k)]
             for name in GEMMS
             for k in K
         }
-        return {
-            case: [(c, launch.launcher(OPS[case[0]], task.result())) for c, task in tasks]
-            for case, tasks in started.items()
-        }
+        return {case: [(c, ready()) for c, ready in tasks] for case, tasks in started.items()}
+
+
+def start(
+    pool: Executor, others: Executor, op: Op, dims: tuple[int, int], config: Config
+) -> Callable[[], launch.Launcher]:
+    """Compiles config; what is returned waits for it. others: processes, for NVRTC compiles one
+    program at a time in each."""
+    if deep_gemm.names(config):
+        cache, found = make.cache_folder(), headers()
+        made = others.submit(build.compile_deep_gemm, config, dims, cache, found)
+        return lambda: native.launcher(op, dims, *made.result())
+    task = pool.submit(launch.build, launch.generate(op, dims, config), DEVICE)
+    return lambda: launch.launcher(op, task.result())
 
 
 def outcome(
@@ -82,6 +96,8 @@ def outcome(
 
 def tokens_for(name: str, config: Config, k: int) -> int:
     """Two tiles, the second ragged; one where a config that splits K serves no more."""
+    if deep_gemm.names(config):
+        return 2 * deep_gemm.tile_of(config).block_m - 3
     tile = int(config["block_sizes"][0])
     return 2 * tile - 3 if OPS[name].serves((N, k), config, 2 * tile - 3) else tile - 3
 

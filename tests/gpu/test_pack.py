@@ -72,7 +72,7 @@ def assert_same(op: Op, one: tuple[Any, ...], other: tuple[Any, ...]) -> None:
 def compile_all(pack: native.Pack) -> Iterator[tuple[Op, tuple[Any, ...], str, launch.Launcher]]:
     """What `cases` has, each compiled here, by as many processes as there are cores."""
     from helion_kernels.tune.cases import Case
-    from helion_kernels.tune.gpu import Gpu, specialise
+    from helion_kernels.tune.gpu import Gpu, load
 
     with Gpu({}) as compilers:
         sources = [
@@ -80,8 +80,7 @@ def compile_all(pack: native.Pack) -> Iterator[tuple[Op, tuple[Any, ...], str, l
             for op, dims, key in cases(pack)
         ]
         for op, dims, key, source in sources:
-            specialised = specialise(op, dims, source.result())
-            yield op, dims, key, launch.launcher(op, launch.build(specialised, DEVICE))
+            yield op, dims, key, load(op, dims, source.result(), DEVICE)
 
 
 def test_every_kernel_equals_the_compiled_one(pack: native.Pack) -> None:

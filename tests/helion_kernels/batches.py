@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from helion_kernels.accuracy import copy_of
-from helion_kernels.fp8 import GROUP
+from helion_kernels.fp8 import GROUP, as_group_scales
 from helion_kernels.op import Op
 from helion_kernels.sample import Random
 
@@ -72,7 +72,7 @@ class Tokens:
             if x is None or name not in PER_TOKEN:
                 continue
             columns = x.stride(0) < x.stride(-1)  # of scales, one for each group
-            args[i] = x.t()[:, chosen].contiguous().t() if columns else x[chosen].contiguous()
+            args[i] = as_group_scales(x[chosen]) if columns else x[chosen].contiguous()
         self.call(*args)
         return [self._rows(i, tuple(args)) for i in self.op.outputs if args[i] is not None]
 

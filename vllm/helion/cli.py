@@ -181,6 +181,7 @@ def pack(args: argparse.Namespace) -> None:
     import torch
 
     from helion_kernels import qwen3
+    from helion_kernels.aot import deep_gemm
     from helion_kernels.aot.make import make
     from helion_kernels.aot.target import TARGETS
     from vllm.plugins import load_general_plugins
@@ -201,7 +202,8 @@ def pack(args: argparse.Namespace) -> None:
         ]
         if args.lm_head:
             wanted += [call for _, sizes, _ in models for call in qwen3.lm_head_calls(sizes, tp)]
-        make(wanted, target, args.out or switches.cache_folder(), gpu=gpu)
+        out = args.out or switches.cache_folder()
+        make(wanted, target, out, gpu=gpu, headers=deep_gemm.headers())
     except (OSError, ValueError) as error:
         raise SystemExit(f"vllm helion pack: {error}") from None
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from helion_kernels import split_k, ue8m0
-from helion_kernels.fp8 import FP8, GROUP
+from helion_kernels.fp8 import FP8, GROUP, empty_group_scales
 from vllm.helion import switches
 from vllm.model_executor.layers.linear import LinearBase, LinearMethodBase
 from vllm.model_executor.utils import replace_parameter
@@ -48,9 +48,7 @@ class Format:
         values = torch.empty((num_tokens, k), dtype=FP8, device=like.device)
         if not self.grouped:
             return values, torch.empty((num_tokens, 1), dtype=torch.float32, device=like.device)
-        # A column per group: the GEMM reads the scales of neighbouring tokens side by side.
-        scales = torch.empty((k // GROUP, num_tokens), dtype=torch.float32, device=like.device)
-        return values, scales.t()
+        return values, empty_group_scales(num_tokens, k // GROUP, like.device)
 
 
 PER_TOKEN = Format(

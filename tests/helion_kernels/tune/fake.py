@@ -112,6 +112,9 @@ class Fake:
             self.die_at = INF
             raise self.death
 
+    def libraries(self, case: Case) -> list[Config]:
+        return []
+
     @contextmanager
     def bench(self, case: Case) -> Iterator["FakeBench"]:
         self.opened.append(str(case))

@@ -367,6 +367,22 @@ def test_retuning_some_tokens_keeps_the_rest(out):
     assert max(e["upto"] for e in now if e["dims"]["n"] == 6144 and e["upto"] <= 2) == 2
 
 
+def test_retuning_many_tokens_keeps_what_few_ran(out):
+    tune(out)
+    path = out / "nvidia_h100" / "scaled_mm.json"
+    config = json.loads(path.read_text())["entries"][0]["config"]
+    old = {"dims": {"n": 6144, "k": 4096}, "upto": 64, "config": config, "us": 1.0}
+    path.write_text(json.dumps({"entries": [old]}))
+    todo = cases([("scaled_mm", (6144, 4096))], [16, 32])
+    for _ in range(2):  # Files are written again and again.
+        tune(out, todo)
+        now = json.loads(path.read_text())["entries"]
+        assert {**old, "upto": 8} in now
+        assert now[0]["upto"] == 8
+        assert now[-1] == old
+        assert sorted(n for e in now for n in e.get("tokens", [])) == [16, 32]
+
+
 @pytest.mark.parametrize(
     "text", ["{", "[]", '{"entries": 3}', '{"entries": [{}]}', '{"entries": [3]}']
 )
