@@ -3,9 +3,9 @@
 // PyTorch throw in its place, the C interface turns it into a code and a message.
 #pragma once
 
-#include <sstream>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 namespace helion_kernels {
 
@@ -13,11 +13,18 @@ struct Error : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// Streams would bring half a megabyte of locales along.
+template <typename Part>
+std::string text(const Part& part) {
+  if constexpr (std::is_arithmetic_v<Part>)
+    return std::to_string(part);
+  else
+    return part;
+}
+
 template <typename... Parts>
 [[noreturn, gnu::cold, gnu::noinline]] void fail(const Parts&... parts) {
-  std::ostringstream text;
-  (text << ... << parts);
-  throw Error(text.str());
+  throw Error((text(parts) + ...));
 }
 
 }  // namespace helion_kernels

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "signature.h"
 
+#include <algorithm>
 #include <limits>
-#include <sstream>
 
 namespace helion_kernels {
 namespace {
@@ -21,14 +21,15 @@ Argument read(std::string name, Words& words, const std::vector<int32_t>& dtypes
   return argument;
 }
 
+std::string list(const int64_t* values, int64_t count) {
+  std::string joined;
+  for (int64_t i = 0; i < count; ++i) joined += (i ? ", " : "") + std::to_string(values[i]);
+  return "[" + joined + "]";
+}
+
 std::string shape(const Tensor& tensor) {
-  std::ostringstream text;
-  text << "sizes [";
-  for (int64_t d = 0; d < tensor.dimensions; ++d) text << (d ? ", " : "") << tensor.sizes[d];
-  text << "], strides [";
-  for (int64_t d = 0; d < tensor.dimensions; ++d) text << (d ? ", " : "") << tensor.strides[d];
-  text << "]";
-  return text.str();
+  return "sizes " + list(tensor.sizes, tensor.dimensions) + ", strides " +
+         list(tensor.strides, tensor.dimensions);
 }
 
 }  // namespace
@@ -36,9 +37,11 @@ std::string shape(const Tensor& tensor) {
 Signature::Signature(std::string op, const std::string& names, Words words,
                      const std::vector<int32_t>& dtypes)
     : op_(std::move(op)) {
-  std::istringstream stream(names);
-  for (std::string name; std::getline(stream, name, ',');)
-    arguments_.push_back(read(std::move(name), words, dtypes));
+  for (size_t begin = 0; begin < names.size();) {
+    const size_t end = std::min(names.find(',', begin), names.size());
+    arguments_.push_back(read(names.substr(begin, end - begin), words, dtypes));
+    begin = end + 1;
+  }
   words.end();
   if (arguments_.size() > kMostArguments) fail(op_, ": more than ", kMostArguments, " arguments");
   if (!has(0, 0)) fail(op_, ": the first argument is no tensor with a dimension of tokens");

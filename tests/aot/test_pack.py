@@ -97,8 +97,8 @@ def test_refusals_are_one_line_each(built, data, tmp_path):
 
 
 def test_another_source_makes_a_pack_stale(monkeypatch, tmp_path, data):
-    (tmp_path / "ops").mkdir()
     for name in ("ops/op.py", *pack._SHARED):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("other")
     monkeypatch.setattr(pack, "_PACKAGE", tmp_path)
     pack.fingerprint.cache_clear()
