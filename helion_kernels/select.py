@@ -1,29 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which config serves an (op, static dims) at which num_tokens, and why.
 
-Tuned configs are data: `configs/<gpu>/<op>.json`, shipped, or the user's under
-`$HELION_KERNELS_CONFIG_DIR`. A file holds `entries`, each:
-
-    {"dims": {"n": 6144, "k": 4096}, "upto": 16, "config": {...} or "stock", "us": 11.4, ...}
-
-`upto` is the largest num_tokens that the entry serves; what else an entry holds is its provenance
-(`tune.entries`). A library's config (`deep_gemm.py`) serves where a pack has it,
-elsewhere `instead`. Order of preference: the user's for these dims, the shipped ones, the same of
-the nearest GPUs, those of the nearest dims, the op's own rule (`Op.default_config`). Each serves
-what the ones before it end below.
+Tuned configs are data (`config_file.py`): `configs/<gpu>/<op>.json`, shipped, or the user's under
+`$HELION_KERNELS_CONFIG_DIR`. Order of preference: the user's for these dims, the shipped ones, the
+same of the nearest GPUs, those of the nearest dims, the op's own rule (`Op.default_config`). Each
+serves what the ones before it end below.
 """
 
 import json
 import math
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from helion_kernels import deep_gemm
-from helion_kernels.op import CONFIG_KEYS, Config, Op
+from helion_kernels import config_file, deep_gemm
+from helion_kernels.config_file import ConfigError as ConfigError
+from helion_kernels.op import Config, Op
 
 SHIPPED = Path(__file__).parent / "configs"
 DEFAULT_BUCKETS = (16, 32, 64, 256)
@@ -40,10 +35,6 @@ RELATIVES = (
 )
 """GPUs in the order of their architectures, by shared memory (227 and 99 KiB for a block), which
 decides whether a config fits at all."""
-
-
-class ConfigError(ValueError):
-    """A config file cannot be used. The message names the file and the mend."""
 
 
 @dataclass(frozen=True)
@@ -137,9 +128,12 @@ def _choose(
 ) -> list[Choice]:
     choices: list[Choice] = []
     served = 0
-    for layer in _layers(op, tuple(dims), slug(gpu)):
-        for entry in sorted(layer.entries, key=lambda entry: entry["upto"]):
+    for place, layer in enumerate(_layers(op, tuple(dims), slug(gpu))):
+        for entry in _ascending(layer):
             if entry["upto"] > served:
+                if _first(entry) > served:
+                    others = islice(_layers(op, tuple(dims), slug(gpu)), place + 1, None)
+                    choices += _below(op, dims, served, _first(entry), others, stock, packed)
                 choices += _tuned(op, dims, served, entry, layer, stock, packed)
                 served = entry["upto"]
         if served >= min(max_num_tokens, SATURATED):
@@ -147,6 +141,38 @@ def _choose(
     why = "nothing tuned for such sizes" if not served else f"tuned for up to {served} tokens only"
     choices += _by_rule(op, dims, served, max_num_tokens, f"{why} on {slug(gpu)}")
     return _merge(choices, max_num_tokens)
+
+
+def _ascending(layer: _Layer) -> list[dict[str, Any]]:
+    return sorted(layer.entries, key=lambda entry: entry["upto"])
+
+
+def _first(entry: dict[str, Any]) -> int:
+    """An entry knows nothing of so many tokens, or fewer; 0 where it does not say."""
+    return min(entry.get("tokens", [0])) // 2
+
+
+def _below(
+    op: Op,
+    dims: tuple[Any, ...],
+    served: int,
+    upto: int,
+    layers: Iterable[_Layer],
+    stock: frozenset[str],
+    packed: Callable[[str], bool],
+) -> list[Choice]:
+    """What layers have for more than `served` tokens and up to `upto`; all of it, or its beginning.
+
+    An entry measured for more tokens serves the rest.
+    """
+    found: list[Choice] = []
+    for layer in layers:
+        for entry in _ascending(layer):
+            if _first(entry) <= served < min(entry["upto"], upto):
+                bounded = {**entry, "upto": min(entry["upto"], upto)}
+                found += _tuned(op, dims, served, bounded, layer, stock, packed)
+                served = bounded["upto"]
+    return found
 
 
 def _by_rule(op: Op, dims: tuple[Any, ...], served: int, upto: int, why: str) -> list[Choice]:
@@ -203,7 +229,7 @@ def _layers(op: Op, dims: tuple[Any, ...], gpu: str) -> Iterator[_Layer]:
 
     def tables(name: str) -> list[dict[tuple[Any, ...], list[dict[str, Any]]]]:
         # When a layer is asked for: most models need no other GPU's files.
-        return [_load(root / name / f"{op.name}.json", op) for root in roots]
+        return [config_file.load(root / name / f"{op.name}.json", op) for root in roots]
 
     for name, note in notes.items():
         for table in tables(name):
@@ -238,60 +264,3 @@ def distance(a: tuple[Any, ...], b: tuple[Any, ...]) -> float:
         else:
             worst = max(worst, abs(math.log(x / y)))
     return worst
-
-
-@cache
-def _load(path: Path, op: Op) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
-    mend = "mend the file, or remove it to run the default configs"
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; make it readable, or remove it") from None
-    except ValueError as error:
-        raise ConfigError(f"{path}: not JSON ({error}); {mend}") from None
-    by_dims: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    try:
-        for entry in document["entries"]:
-            dims, upto = _checked(op, entry)
-            by_dims.setdefault(dims, []).append({**entry, "upto": upto})
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{path}: not a table of configs for {op.name} ({error!r}); {mend}"
-        ) from None
-    return by_dims
-
-
-def _checked(op: Op, entry: dict[str, Any]) -> tuple[tuple[Any, ...], int]:
-    """An entry's dims and upto. Raises ValueError and its like if op cannot have its config."""
-    dims = op.dims(**entry["dims"])
-    upto = int(entry["upto"])
-    if upto < 1 or not all(isinstance(x, bool) or (isinstance(x, int) and x > 0) for x in dims):
-        raise ValueError(f"dims and upto are positive integers, not {entry['dims']}, {upto}")
-    _check(op, dims, upto, entry["config"])
-    if deep_gemm.names(instead := entry.get("instead", "stock")):
-        raise ValueError("a library's config instead of a library's")
-    _check(op, dims, upto, instead)
-    return tuple(dims), upto
-
-
-def _check(op: Op, dims: Any, upto: int, config: Config | str) -> None:
-    if not isinstance(config, dict):
-        if config != "stock":
-            raise ValueError(f"a config or stock, not {config!r}")
-        return
-    if deep_gemm.names(config):
-        deep_gemm.tile_of(config)
-        if op.name != deep_gemm.OP:
-            raise ValueError(f"{deep_gemm.KEY} is for {deep_gemm.OP}")
-    else:
-        unknown = sorted(set(config) - CONFIG_KEYS)
-        if unknown:
-            raise ValueError(f"no such config keys: {', '.join(unknown)}")
-        for key, usual in op.default_config(dims, upto).items():
-            value: Any = config.get(key, usual)
-            if isinstance(usual, list) and len(value) != len(usual):
-                raise ValueError(f"{key} has {len(usual)} values here, not {value}")
-    if not op.serves(dims, config, upto):
-        raise ValueError(f"a config that cannot serve {upto} tokens: {config}")

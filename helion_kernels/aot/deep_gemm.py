@@ -37,11 +37,23 @@ static __device__ __forceinline__ void cudaGridDependencySynchronize() {
 
 
 def headers() -> Path | None:
-    """The folder of the installed vLLM's; None where they or what they include are not there."""
+    """The folder of the installed vLLM's, where all is there that its kernels are compiled with."""
+    return None if missing() else _folder()
+
+
+def missing() -> str:
+    """What `headers` lacks, in a line; empty if nothing."""
+    if _folder() is None:
+        return "no vllm with its source is installed"
+    if not nvrtc.includes():
+        return f"no headers of CUDA 13 with CCCL are installed: pip install {CCCL}"
+    return ""
+
+
+def _folder() -> Path | None:
     vllm = importlib.util.find_spec("vllm")
     roots = vllm.submodule_search_locations or [] if vllm else []
-    found = [folder for root in roots if (folder := Path(root) / INCLUDE).is_dir()]
-    return found[0] if found and nvrtc.includes() else None
+    return next((folder for root in roots if (folder := Path(root) / INCLUDE).is_dir()), None)
 
 
 @dataclass(frozen=True)

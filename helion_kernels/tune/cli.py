@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from helion_kernels import OPS, launch, qwen3
+from helion_kernels import OPS, deep_gemm, launch, qwen3
 from helion_kernels.tune.cases import TOKENS, Case, cases
 from helion_kernels.tune.device import DeviceLostError
 from helion_kernels.tune.run import Outcome, Tuning
@@ -84,6 +84,8 @@ def _tune(
             bar.n = done
             bar.set_postfix_str(f"{left_s / 60:.1f} minutes left")
 
+        if any(case.op.name == deep_gemm.OP for case in todo) and (lack := device.lacks_deep_gemm):
+            bar.write(f"without DeepGEMM's kernels: {lack}")
         return Tuning(todo, device, options.out, options.gpu_minutes, options.resume, report).run()
 
 

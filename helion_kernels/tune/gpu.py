@@ -26,7 +26,7 @@ import torch
 from helion_kernels import OPS, deep_gemm, environment, launch, native, timing
 from helion_kernels.accuracy import expect, fresh_outputs, problems
 from helion_kernels.aot import build, index, make
-from helion_kernels.aot.deep_gemm import headers
+from helion_kernels.aot.deep_gemm import headers, missing
 from helion_kernels.aot.target import Target, pretend
 from helion_kernels.op import Config, Op, power_of_2
 from helion_kernels.sample import Random
@@ -127,15 +127,18 @@ class Gpu:
         return time.monotonic()
 
     @cached_property
-    def has_deep_gemm(self) -> bool:
+    def lacks_deep_gemm(self) -> str:
+        """Why its kernels cannot be had; empty if they can."""
+        if self.target.sm != 90:
+            return f"they are for Hopper, not for {self.gpu}"
         try:
             native.load(OPS.values())
-        except native.Unavailable:
-            return False
-        return self.target.sm == 90 and headers() is not None
+        except native.Unavailable as error:
+            return str(error)
+        return missing()
 
     def libraries(self, case: Case) -> list[Config]:
-        if case.op.name != deep_gemm.OP or not self.has_deep_gemm:
+        if case.op.name != deep_gemm.OP or self.lacks_deep_gemm:
             return []
         # More rows than tokens, or than twice a warpgroup has, are of no use.
         rows = max(deep_gemm.LEAST_M, power_of_2(case.num_tokens))

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from interpreter import Interpreter
 
 import helion_kernels  # noqa: F401
-from helion_kernels import plan, select
+from helion_kernels import config_file, plan
 
 
 @pytest.fixture
@@ -20,9 +20,9 @@ def no_plans(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(plan, "PLANS", [])
     monkeypatch.setattr(plan, "_ids", {})
     monkeypatch.setattr(plan, "_stock", {})
-    select._load.cache_clear()
+    config_file.load.cache_clear()
     yield
-    select._load.cache_clear()
+    config_file.load.cache_clear()
 
 
 @pytest.fixture(scope="session")

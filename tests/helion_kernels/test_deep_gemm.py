@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from helion_kernels import OPS, deep_gemm, select
+from helion_kernels import OPS, config_file, deep_gemm, select
 from helion_kernels.deep_gemm import Tile
 from helion_kernels.tune import entries
 from helion_kernels.tune.journal import Record
@@ -55,7 +55,7 @@ def test_elsewhere_what_is_written_beside_it_does(shipped, packed):
     shipped({"instead": OURS})
     assert chosen(packed) == OURS
     shipped({"instead": "stock"})
-    select._load.cache_clear()
+    config_file.load.cache_clear()
     assert chosen(packed) is None
 
 
@@ -93,7 +93,7 @@ def test_it_stands_alone_and_for_its_own_op(shipped):
     with pytest.raises(select.ConfigError, match="stands alone"):
         chosen()
     shipped({"instead": TILE.config})
-    select._load.cache_clear()
+    config_file.load.cache_clear()
     with pytest.raises(select.ConfigError, match="instead of a library's"):
         chosen()
     other = OPS["scaled_mm"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helion_kernels import OPS, select
+from helion_kernels import OPS, config_file, select
 from helion_kernels.qwen3 import MODELS, dims_of
 
 GPU = "NVIDIA H100 80GB HBM3"
@@ -91,7 +91,7 @@ def test_a_config_that_splits_never_meets_more_tokens_than_it_has_room_for(folde
     assert rest.config["block_sizes"][2] > 4096
     assert choose(most=8192)[0].upto == 64
     folders("shipped", [entry(128, config(part=1024))])
-    select._load.cache_clear()
+    config_file.load.cache_clear()
     with pytest.raises(select.ConfigError, match="cannot serve 128 tokens"):
         choose(most=64)
 
@@ -135,6 +135,21 @@ def test_the_users_configs_come_first(folders):
     assert choose(OP.dims(1024, 4096))[0].config == config(16)
 
 
+def test_what_was_measured_for_many_tokens_leaves_few_to_others(folders):
+    folders("user", [entry(64, config(64)) | {"tokens": [64]}, entry(8192, config(128))])
+    folders("shipped", [entry(16, config()), entry(8192, config(32))])
+    found = [(c.upto, c.config["block_sizes"][0]) for c in choose()]
+    assert found == [(16, 16), (32, 32), (64, 64), (8192, 128)]
+
+
+def test_it_serves_them_where_no_other_was_measured(folders):
+    folders("user", [entry(64, config(64)) | {"tokens": [64]}, entry(8192, config(128))])
+    assert [c.upto for c in choose()] == [64, 8192]
+    folders("shipped", [entry(8, config()), entry(8192, config(32)) | {"tokens": [128]}])
+    config_file.load.cache_clear()
+    assert [c.upto for c in choose()] == [8, 64, 8192]
+
+
 def test_stock_where_there_is_one(folders):
     folders("shipped", [entry(64, "stock"), entry(8192, config(128))])
     with_stock, without = choose(stock=[OP.name]), choose()
@@ -162,7 +177,7 @@ def test_what_is_tuned_for_few_tokens_does_not_serve_many(folders):
     assert "512" in choices[-1].reason
     assert [c.source for c in choose(most=512)] == ["exact"] * 3
     folders("shipped", [entry(select.SATURATED, config(128))])
-    select._load.cache_clear()
+    config_file.load.cache_clear()
     assert {c.source for c in choose(most=1 << 20)} == {"exact"}
 
 
@@ -217,6 +232,9 @@ DAMAGED = {
     "unknown key": [entry(1, config(blocksize=3))],
     "too few block sizes": [entry(1, {"block_sizes": [16, 16]})],
     "block sizes are a number": [entry(1, {"block_sizes": 16})],
+    "tokens are a number": [entry(1, config()) | {"tokens": 1}],
+    "no tokens": [entry(1, config()) | {"tokens": []}],
+    "tokens are text": [entry(1, config()) | {"tokens": ["1"]}],
 }
 
 

@@ -202,6 +202,8 @@ def pack(args: argparse.Namespace) -> None:
         ]
         if args.lm_head:
             wanted += [call for _, sizes, _ in models for call in qwen3.lm_head_calls(sizes, tp)]
+        if any(block for _, _, block in models) and (lack := deep_gemm.missing()):
+            print(f"without DeepGEMM's kernels: {lack}", file=sys.stderr)
         out = args.out or switches.cache_folder()
         make(wanted, target, out, gpu=gpu, headers=deep_gemm.headers())
     except (OSError, ValueError) as error:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from helion_kernels import OPS, qwen3, select
+from helion_kernels import OPS, config_file, qwen3, select
 from helion_kernels.op import Config
 from helion_kernels.tune import entries
 from helion_kernels.tune.cases import Case, cases
@@ -38,10 +38,10 @@ def out(tmp_path, monkeypatch, no_plans):
 
 
 def tune(out, todo=FEW, device=None, minutes=1.0, **options):
-    select._load.cache_clear()
+    config_file.load.cache_clear()
     device = device or Fake()
     outcome = Tuning(todo, device, out, minutes, **options).run()
-    select._load.cache_clear()
+    config_file.load.cache_clear()
     return device, outcome
 
 
@@ -194,7 +194,7 @@ def test_files_can_be_read_at_any_moment(out):
     def report(done, total, left_s, note):
         for name, found in written(out).items():
             for entry in found:
-                select._checked(OPS[name], entry)
+                config_file.checked(OPS[name], entry)
         seen.append(done)
 
     tune(out, report=report)
