@@ -30,15 +30,15 @@ PROMOTION = 3
 PROGRAM = f"""
 import sys
 from pathlib import Path
-from helion_kernels.aot import build, pack
+from helion_kernels import OPS
+from helion_kernels.aot import build, describe, pack
 out, headers = map(Path, sys.argv[1:])
-config, dims = {TILE.config}, ({N}, {K})
-job = build.Job("scaled_mm_blockwise", dims, {select.key_of(TILE.config)!r}, "sm_90")
-made = build.build([job], "sm_90", out / "cache", 1, headers=headers)
-again = build.build([job], "sm_90", out / "cache", 1, headers=headers)
-fresh = build.build([job], "sm_90", out / "fresh", 1, headers=headers)
-assert pack.to_bytes(made) == pack.to_bytes(again) == pack.to_bytes(fresh)
-(out / "sm_90.pack").write_bytes(pack.to_bytes(made))
+job = build.Job("scaled_mm_blockwise", ({N}, {K}), {select.key_of(TILE.config)!r}, "sm_90")
+made, *others = [build.compile_job(job, out / name, headers) for name in ("a", "a", "b")]
+assert others == [made, made], "not the same out of the cache, or made anew"
+(kernel, cubin), signature = made, describe.signature(OPS[job.op], job.dims)
+whole = pack.Pack("sm_90", pack.fingerprint(), {{}}, [signature], [kernel], {{kernel.cubin: cubin}})
+(out / "sm_90.pack").write_bytes(pack.to_bytes(whole))
 """
 
 
