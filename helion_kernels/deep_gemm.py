@@ -15,15 +15,12 @@ warpgroup that copies, one or two that multiply, sums promoted to float32 after 
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from helion_kernels.fp8 import GROUP
+from helion_kernels.hopper import SHARED
 from helion_kernels.op import Config
 
 KEY = "deep_gemm"
 OP = "scaled_mm_blockwise"
-BLOCK_K = 128
-MULTIPROCESSORS = 132
-"""Blocks of the grid: of H100, H200, H800 and GH200 SXM; elsewhere it is right and less even."""
-SHARED = 227 * 1024
-"""Bytes of shared memory that a block may have."""
 LEAST_M = 64
 """Rows of a WGMMA."""
 MOST_SUMS = 128
@@ -31,9 +28,6 @@ MOST_SUMS = 128
 MOST_STAGES = 16
 MOST_K = 32768
 """Of any model's row; decides how much room the scales of weights are left."""
-STRIDE = 4
-"""Scales of activations, a column per group, begin at multiples of this: the copy engine's 16
-bytes."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +80,12 @@ class Tile:
 
     @property
     def _stage(self) -> int:
-        return (self.block_m + self.block_n) * BLOCK_K + -(-4 * self.block_m // 128) * 128
+        return (self.block_m + self.block_n) * GROUP + -(-4 * self.block_m // 128) * 128
 
 
 def _scales(k: int) -> int:
     """Bytes of the weights' scales, of two rows of blocks."""
-    return 2 * 4 * -(-k // BLOCK_K)
+    return 2 * 4 * -(-k // GROUP)
 
 
 def _tiles() -> list[Tile]:
@@ -136,4 +130,4 @@ def _is_block_n(block_n: int) -> bool:
 def serves(dims: Any, config: Config, num_tokens: int) -> bool:
     """Whether the copy engine can address rows of the output and of the operands."""
     n, k = dims
-    return n % 8 == 0 and k % BLOCK_K == 0 and k <= MOST_K
+    return n % 8 == 0 and k % GROUP == 0 and k <= MOST_K

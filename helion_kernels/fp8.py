@@ -18,10 +18,14 @@ GROUP = 128
 """Elements of K that share an activation scale, and the edge of a weight block (128 x 128)."""
 
 
+SCALE_STEP = 4
+"""Scales of a group's activations begin at multiples of this: Hopper's copy engine takes 16 bytes
+at a time."""
+
+
 def scale_stride(num_tokens: int) -> int:
-    """From one group's scales of activations to the next's: whole 16 bytes, which Hopper's copy
-    engine moves."""
-    return (num_tokens + 3) // 4 * 4
+    """From one group's scales of activations to the next's."""
+    return (num_tokens + SCALE_STEP - 1) // SCALE_STEP * SCALE_STEP
 
 
 def empty_group_scales(num_tokens: int, groups: int, device: torch.device | str) -> torch.Tensor:

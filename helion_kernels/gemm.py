@@ -9,14 +9,11 @@ two steps, each summed on its own; with grouped scales it does so as the kernel 
 from typing import Any
 
 from helion_kernels import deep_gemm, split_k
+from helion_kernels.hopper import MULTIPROCESSORS, SHARED
 from helion_kernels.op import Config, power_of_2
 
 STEP = 128
 """Of a sum of 256 products of one sign a WGMMA loses more than the 2^-10 of `accuracy`."""
-SHARED = 227 * 1024
-"""Bytes of shared memory that a program on Hopper may have."""
-MULTIPROCESSORS = 132
-"""Of an H100. Only tuned configs know the GPU; a rule that fills one of these fills the others."""
 
 
 def default_config(n: int, k: int, num_tokens: int, grouped: bool = False) -> Config:
@@ -25,7 +22,8 @@ def default_config(n: int, k: int, num_tokens: int, grouped: bool = False) -> Co
     Up to 64: tiles of 64 weight rows, the least of a WGMMA. H100, cold L2, 16 tokens: where they
     are fewer than the multiprocessors each streams alone and wants its shared memory full (4096 x
     4096: 8.94 us with six stages of 20 KiB, 9.64 with four); else three share it (24576 x 4096:
-    37.0). Beyond 64: 128 x 128 tiles on two warpgroups.
+    37.0). Beyond 64: 128 x 128 tiles on two warpgroups. Only tuned configs know the GPU: a rule
+    that fills an H100 fills the others.
     """
     if grouped:
         return _grouped_config(n, k, num_tokens)

@@ -131,7 +131,7 @@ def compile_deep_gemm(
     if headers is None:
         raise nvrtc.CompileError(f"{select.key_of(config)} needs the headers of DeepGEMM")
     recipe = deep_gemm.recipe(config, dims, headers)
-    made_of = f"{recipe} {nvrtc.version()} {_digest_of(headers)} {_own_sources()}"
+    made_of = f"{recipe} {nvrtc.version()} {_headers_digest(headers)} {_own_sources()}"
     source = hashlib.sha256(made_of.encode()).hexdigest()
     if (known := _load(cache_dir / source, describe.signature(registry.OPS[OP], dims))) is not None:
         return known
@@ -143,12 +143,8 @@ def compile_deep_gemm(
 
 
 @cache
-def _digest_of(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        text = path.read_bytes()
-        digest.update(f"{path.relative_to(folder)} {len(text)}\n".encode() + text)
-    return digest.hexdigest()
+def _headers_digest(folder: Path) -> str:
+    return pack.digest_of(path for path in folder.rglob("*") if path.is_file())
 
 
 def _digest(job: Job, specialised: launch.Specialised) -> str:
@@ -180,8 +176,7 @@ def toolchain() -> dict[str, str]:
 @cache
 def _own_sources() -> str:
     """What describes kernels: its results are cached too."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    return pack.digest_of(Path(__file__).parent.glob("*.py"))
 
 
 def _load(path: Path, signature: Signature) -> tuple[Kernel, bytes] | None:

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from helion_kernels.aot import expression, index, nvrtc
-from helion_kernels.deep_gemm import BLOCK_K, MULTIPROCESSORS, STRIDE, Tile, tile_of
+from helion_kernels.deep_gemm import Tile, tile_of
+from helion_kernels.fp8 import GROUP, SCALE_STEP
+from helion_kernels.hopper import MULTIPROCESSORS
 from helion_kernels.op import Config
 from helion_kernels.select import key_of
 
@@ -90,8 +92,8 @@ def template(tile: Tile, dims: Any) -> str:
         "cute::UMMA::Major::K",
         *(0, n, k),
         1,
-        *(tile.block_m, tile.block_n, BLOCK_K),
-        *(BLOCK_K, BLOCK_K, tile.swizzle),
+        *(tile.block_m, tile.block_n, GROUP),
+        *(GROUP, GROUP, tile.swizzle),
         tile.stages,
         *(128, tile.math_threads),
         tile.clusters,
@@ -120,8 +122,8 @@ def kernel(config: Config, dims: Any, source: str, cubin: str, symbol: str) -> i
         index.Parameter("pointer", SCALE_B, constant(0)),
         index.Parameter("i64", 0, constant(0)),  # of grouped GEMMs
         *map(integer, (["size", OUT, 0], constant(n), constant(k))),
-        matrix(A, 1, (BLOCK_K, tile.block_m), BLOCK_K),
-        matrix(B, 0, (BLOCK_K, tile.block_n), BLOCK_K),
+        matrix(A, 1, (GROUP, tile.block_m), GROUP),
+        matrix(B, 0, (GROUP, tile.block_n), GROUP),
         matrix(OUT, 1, (tile.swizzle // 2, tile.block_m), tile.swizzle),
         matrix(SCALE_A, 0, (tile.block_m, 1), 0),
     )
@@ -139,7 +141,7 @@ def kernel(config: Config, dims: Any, source: str, cubin: str, symbol: str) -> i
         grid=(constant(MULTIPROCESSORS // tile.clusters), constant(1), constant(1)),
         # Weights' scales are read one row after the other.
         assumptions=(
-            index.Assumption("equal", k // BLOCK_K, ["stride", SCALE_B, 0]),
-            index.Assumption("divisible", STRIDE, ["stride", SCALE_A, 1]),
+            index.Assumption("equal", k // GROUP, ["stride", SCALE_B, 0]),
+            index.Assumption("divisible", SCALE_STEP, ["stride", SCALE_A, 1]),
         ),
     )

@@ -13,6 +13,7 @@ import hashlib
 import json
 import lzma
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -29,7 +30,7 @@ _XZ = [{"id": lzma.FILTER_LZMA2, "preset": 9, "lc": 0, "lp": 4, "pb": 4}]
 """Of instructions of 16 bytes, as a GPU's are: 4 % smaller than with settings for text."""
 _SHARED = (
     *("attention.py", "fp8.py", "kv_cache.py", "launch.py", "pdl.py", "split_k.py"),
-    *("deep_gemm.py", "aot/deep_gemm.py"),
+    *("deep_gemm.py", "aot/deep_gemm.py", "hopper.py"),
 )
 """What ops have in common: inlined code, where in a workspace things lie, DeepGEMM's launches."""
 _HEADER = struct.Struct("<8s32sQQ")
@@ -61,11 +62,15 @@ class Pack:
 @cache
 def fingerprint() -> str:
     """Hash of the sources that decide what a kernel computes: a pack of other ones is stale."""
-    sources = [*(_PACKAGE / "ops").glob("*.py"), *(_PACKAGE / name for name in _SHARED)]
+    return digest_of([*(_PACKAGE / "ops").glob("*.py"), *(_PACKAGE / name for name in _SHARED)])
+
+
+def digest_of(files: Iterable[Path]) -> str:
+    """Of their names and what they hold."""
     digest = hashlib.sha256()
-    for source in sorted(sources):
-        text = source.read_text(encoding="utf-8").encode()
-        digest.update(f"{source.name} {len(text)}\n".encode() + text)
+    for file in sorted(files):
+        text = file.read_bytes()
+        digest.update(f"{file.name} {len(text)}\n".encode() + text)
     return digest.hexdigest()
 
 

@@ -14,6 +14,8 @@ from unittest import mock
 
 import torch
 
+from helion_kernels.hopper import MULTIPROCESSORS, SHARED
+
 
 @dataclass(frozen=True)
 class Target:
@@ -50,7 +52,8 @@ class Target:
 
 TARGETS = {
     "sm_90": Target(
-        "NVIDIA H100 80GB HBM3", (9, 0), 132, 232448, 80 << 30, 50 << 20, ("NVIDIA H200",)
+        *("NVIDIA H100 80GB HBM3", (9, 0), MULTIPROCESSORS, SHARED, 80 << 30, 50 << 20),
+        others=("NVIDIA H200",),
     ),
 }
 
