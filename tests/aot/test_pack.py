@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import helion_kernels
+from helion_kernels import launch
 from helion_kernels.aot import build, pack
 from helion_kernels.aot.index import PackError
 
@@ -58,9 +59,24 @@ def test_nothing_of_this_machine_is_in_a_pack(built):
 def test_a_damaged_cache_is_compiled_anew(data, tmp_path):
     (job, *_) = build.jobs(WANTED, "sm_90")
     first = build.compile_job(job, tmp_path)
-    (cached,) = tmp_path.iterdir()
-    cached.write_bytes(cached.read_bytes()[:-1])
+    cached = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(cached) == 2
+    for path in cached:
+        path.write_bytes(path.read_bytes()[:-1])
     assert build.compile_job(job, tmp_path) == first
+
+
+def test_a_build_that_changes_nothing_generates_nothing(tmp_path, monkeypatch):
+    (job, *_) = build.jobs(WANTED, "sm_90")
+    first = build.compile_job(job, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(launch, "generate", lambda *_: pytest.fail("generated"))
+        assert build.compile_job(job, tmp_path) == first
+    asked, generate = [], launch.generate
+    monkeypatch.setenv("HELION_SOMETHING", "1")
+    monkeypatch.setattr(launch, "generate", lambda *job: asked.append(job) or generate(*job))
+    assert build.compile_job(job, tmp_path) == first
+    assert len(asked) == 1
 
 
 @settings(max_examples=150, deadline=None)
