@@ -70,11 +70,11 @@ def test_the_interpreter_promises_nothing(no_plans, monkeypatch):
 def test_plans_obey(monkeypatch):
     asked = []
     monkeypatch.setattr(plan.torch.cuda, "get_device_name", lambda device: GPUS[0])
-    monkeypatch.setattr(plan.select, "choose", lambda *args: asked.append(args[-1]) or [None])
+    monkeypatch.setattr(plan.select, "choose", lambda *args: asked.append(args[5]) or [None])
     monkeypatch.setattr(plan, "_invariant", False)
     for on in (True, False):
         plan.use_batch_invariance(on)
-        plan._choices(OPS["scaled_mm"], (4096, 4096), 64, plan.torch.device("cuda", 0))
+        plan._choices(OPS["scaled_mm"], (4096, 4096), 64, plan.torch.device("cuda", 0), [])
     assert asked == [True, False]
 
 
