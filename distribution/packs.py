@@ -16,16 +16,15 @@ from pathlib import Path
 
 from . import prune
 from .errors import BuildError
+from .foreign import HEADERS
 from .overlay import KERNELS
 from .progress import megabytes, say, step
-from .tree import Data, Tree, write
+from .tree import Data, Tree, unpack
 
 TARGETS = {90: "sm_90"}
 """What helion_kernels/aot/target.py describes, by architecture."""
 SWITCH = "VLLM_HELION_PACKS"
 MODELS = "VLLM_HELION_PACK_MODELS"
-DEEP_GEMM = "vllm/third_party/deep_gemm/include"
-"""Headers of upstream's DeepGEMM, and of CUTLASS."""
 SMALL = ("8b",)
 """All six that are tuned take 1.7 MB, this one 0.29; Hopper's wheel has 60."""
 
@@ -61,11 +60,9 @@ def _make(root: Path, upstream: Tree, target: str, arches: list[str]) -> Data:
         command = [sys.executable, "-m", "helion_kernels.aot", "--target", target, "--out", folder]
         command += ["--models", *chosen] if (chosen := models(arches)) else []
         command += ["--num-speculative-tokens", "0"] if arches else []
-        headers = {name: upstream[name] for name in upstream if name.startswith(f"{DEEP_GEMM}/")}
-        for name, member in headers.items():
-            (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
-            write(Path(folder) / name, member)
-        command += ["--deep-gemm", f"{folder}/{DEEP_GEMM}"] if headers else []
+        if headers := {name: m for name, m in upstream.items() if name.startswith(HEADERS)}:
+            unpack(headers, Path(folder))
+            command += ["--deep-gemm", f"{folder}/{HEADERS}"]
         if subprocess.run(command, cwd=root, check=False, stdout=sys.stderr).returncode:
             raise BuildError(
                 f"the kernels for {target} do not compile, see above; {SWITCH}=0 leaves them out, "
