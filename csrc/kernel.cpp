@@ -141,6 +141,7 @@ void Kernel::launch(const Call& call, int device, cuda::Stream stream, bool pdl)
   if (function == nullptr)
     fail("helion_kernels.", signature_->op(), ": not prepared on device ", device);
   check(call);
+  const Current current(device);  // A launch needs it, and tensor maps do.
   // Two more than described: Triton's global and profiling scratch, which these kernels do not use.
   uint64_t values[kMostParameters + 2];
   void* parameters[kMostParameters + 2];
@@ -176,7 +177,6 @@ void Kernel::launch(const Call& call, int device, cuda::Stream stream, bool pdl)
     attribute.value.cluster = {ctas_, 1, 1};
   }
   const Driver& driver = Driver::get();
-  const Current current(device);
   driver.check(driver.launch(&config, function, parameters, nullptr), "cuLaunchKernelEx");
 }
 

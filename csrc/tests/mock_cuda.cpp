@@ -187,6 +187,7 @@ int cuTensorMapEncodeTiled(uint64_t* map, int type, uint32_t rank, void* address
                            const uint64_t* sizes, const uint64_t* strides, const uint32_t* box,
                            const uint32_t* steps, int interleave, int swizzle, int promotion,
                            int fill) {
+  if (stack.back() == nullptr) return 201;  // As the driver: no context, no tensor map.
   std::memset(map, 0, 128);
   const uint64_t words[] = {uint64_t(type),  rank,     reinterpret_cast<uint64_t>(address),
                             sizes[0],        sizes[1], strides[0],

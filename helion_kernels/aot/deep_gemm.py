@@ -30,9 +30,11 @@ _OPTIONS = (
     "--frandom-seed=0",  # else names of what is local to the file, and so its bytes, differ
 )
 # NVRTC does not know the function of CUDA's runtime that the kernel waits with for the one ahead.
+# Ours lets the next kernel in as well, which DeepGEMM does at its end: all blocks run by then.
 _SOURCE = """
 static __device__ __forceinline__ void cudaGridDependencySynchronize() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 }
 #include <deep_gemm/impls/sm90_fp8_gemm_1d2d.cuh>
 """
