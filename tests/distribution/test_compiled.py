@@ -92,8 +92,9 @@ def test_packs_get_the_headers_of_upstream_s_deep_gemm(
 
 MAKER = """
 import sys; from pathlib import Path
-_, _, tree, _, target, _, out = sys.argv
-Path(out).write_text(" ".join([target, *(p.read_text() for p in Path(tree).rglob("*.py"))]))
+_, _, tree, _, target, _, out, *logits = sys.argv
+files = (p.read_text() for p in Path(tree).rglob("*.py"))
+Path(out).write_text(" ".join([target, *logits, *files]))
 """
 
 
@@ -110,7 +111,10 @@ def test_upstream_s_kernels_are_made_of_upstream_s_files(
     (folder / "make.py").write_text(MAKER)
     made = upstream_kernels.make(world.root, upstream, ["9.0a", "10.0"])
     name = "vllm/helion/upstream/sm_90.tar.xz"
-    assert {path: member.read() for path, member in made.items()} == {name: b"sm_90 a"}
+    assert {path: member.read() for path, member in made.items()} == {
+        name: b"sm_90 --logits fp32 a"
+    }
+    assert upstream_kernels.make(world.root, upstream, [])[name].read() == b"sm_90 a"
     assert upstream_kernels.make(world.root, upstream, ["10.0"]) == {}
     (folder / "make.py").write_text("raise SystemExit('a reason')")
     with pytest.raises(BuildError, match=f"sm_90 do not compile.*{packs.SWITCH}=0"):

@@ -71,6 +71,14 @@ def test_not_where_bits_must_not_depend_on_the_batch(model, config, monkeypatch)
     assert not logits.keep_float32(model, config)
 
 
+def test_not_of_an_lm_head_in_fp8(model, config, monkeypatch):
+    monkeypatch.setattr(logits, "current_platform", GPU)
+    assert logits.wanted(config)
+    monkeypatch.setenv("VLLM_HELION_FP8_LM_HEAD", "1")
+    assert not logits.wanted(config)
+    assert not logits.keep_float32(model, config)
+
+
 def test_upstreams_processor_takes_it():
     """What is set is what its product asks: float32 logits, no rounding on their way."""
     from vllm.model_executor.layers.logits_processor import LogitsProcessor

@@ -43,8 +43,23 @@ REQUEST = Kernel(f"{MODULE}.double", ARGUMENTS | {"stride": "i32"}, {"num_warps"
 
 
 def test_nothing_is_recorded_twice():
-    seen = [json.dumps([k.function, k.arguments, k.options]) for k in kernel.read()]
+    kernels = kernel.read(*kernel.LOGITS)
+    seen = [json.dumps([k.function, k.arguments, k.options]) for k in kernels]
     assert len(set(seen)) == len(seen)
+
+
+def test_kernels_of_logits_are_there_for_either_type():
+    bf16, fp32 = (kernel.read(kind) for kind in kernel.LOGITS)
+    assert kernel.read() == bf16
+    assert {each.function for each in fp32} == {each.function for each in bf16}
+    of_logits = [each for each in bf16 if each not in fp32]
+    assert len(of_logits) > 10
+    for each in of_logits:
+        assert "*bf16:16" in each.arguments.values()
+        twin = each.on("fp32")
+        assert twin in fp32
+        assert "*bf16:16" not in twin.arguments.values()
+        assert (twin.options, twin.warm_up) == (each.options, each.warm_up)
 
 
 class Engine:
@@ -59,7 +74,7 @@ class Engine:
         driver._active.launcher_cls = lambda source, _: self.launchers.append(source)
         for owner, name, value in [
             (torch.cuda, "set_device", lambda _: None),
-            (kernel, "read", lambda: [WARM_UP, REQUEST]),
+            (kernel, "read", lambda *logits: [WARM_UP, REQUEST]),
             (pack, "path", lambda _: self.file),
             (background, "logger", self.log),
             (background, "_engine_is_ready", lambda: False),
@@ -101,7 +116,7 @@ class Engine:
 
     def start(self) -> str:
         """What was said of it."""
-        thread = background.start()
+        thread = background.start("bf16")
         if thread is None:
             return ""
         thread.join()
@@ -143,7 +158,7 @@ def test_the_next_start_finds_triton_s_cache_as_it_is(engine):
 
 def test_it_begins_once(engine):
     engine.start()
-    assert background.start() is None
+    assert background.start("bf16") is None
 
 
 def test_without_a_pack_what_warm_up_runs_is_compiled(engine):
@@ -219,7 +234,7 @@ def test_a_cache_that_cannot_be_written_stops_nothing(engine):
 
 def test_data_that_cannot_be_read_stops_nothing(engine, monkeypatch):
     monkeypatch.setattr(kernel, "read", Mock(side_effect=OSError))
-    assert background.start() is None
+    assert background.start("bf16") is None
 
 
 @pytest.mark.parametrize("cache", ["at the build", "at another build"])
@@ -244,7 +259,7 @@ def test_what_triton_says_of_a_kernel_is_recorded_as_that_kernel(engine):
 def test_a_recording_is_read_as_it_was_written(tmp_path):
     file = tmp_path / "kernels.json"
     file.write_text(record.to_json([WARM_UP, REQUEST, WARM_UP], {"vllm": "0.26.0"}))
-    assert kernel.read(file) == [WARM_UP, REQUEST, WARM_UP]
+    assert kernel.read(path=file) == [WARM_UP, REQUEST]
 
 
 def test_a_new_recording_keeps_what_other_requests_need():

@@ -47,8 +47,8 @@ def example(value):
 
 
 def main(packed, only):
-    kernels = [each for each in kernel.read() if each.function.rpartition(".")[2] in only]
-    kernel.read = lambda: kernels
+    kernels = [each for each in kernel.read("fp32") if each.function.rpartition(".")[2] in only]
+    kernel.read = lambda *logits: kernels
     pack.path = lambda capability: Path(packed)
     for each in kernels:
         importlib.import_module(each.module)
@@ -64,7 +64,7 @@ def main(packed, only):
     def counts():
         return [len(compiled), len(built) > 0, cuda.fake_loads(), cuda.fake_launches()]
 
-    background.start().join()
+    background.start("fp32").join()
     rows = [counts()]
     compiled.clear(), built.clear()
     jit_monitor.activate(mode="error")

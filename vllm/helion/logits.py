@@ -20,7 +20,7 @@ logger = init_logger(__name__)
 
 def keep_float32(model: nn.Module, config: VllmConfig) -> bool:
     """Have a loaded model's logits in float32, where its lm_head is in bf16; the log says so."""
-    if not _may(model, config):
+    if not wanted(config) or not _can(model, config):
         return False
     model.logits_processor.head_dtype = torch.float32
     logger.info(
@@ -29,7 +29,8 @@ def keep_float32(model: nn.Module, config: VllmConfig) -> bool:
     return True
 
 
-def _may(model: nn.Module, config: VllmConfig) -> bool:
+def wanted(config: VllmConfig) -> bool:
+    """Whether a served model is to have them, as far as its config says."""
     return (
         # A CPU has no such product: upstream would make a float32 copy of the weight in each step.
         current_platform.is_cuda()
@@ -38,6 +39,12 @@ def _may(model: nn.Module, config: VllmConfig) -> bool:
         # Parts of logits would be gathered, in twice the bytes.
         and config.parallel_config.tensor_parallel_size == 1
         and getattr(config.model_config.hf_config, "head_dtype", None) is None
-        and hasattr(model, "logits_processor")
+        and not switches.fp8_lm_head()  # Its product has none.
+    )
+
+
+def _can(model: nn.Module, config: VllmConfig) -> bool:
+    return (
+        hasattr(model, "logits_processor")
         and lm_head.refusal(getattr(model, "lm_head", None), config) is None
     )

@@ -57,8 +57,7 @@ def prepare(worker: "Worker") -> None:
     calls = [call for layer in layers for call in layer.calls]
     if switches.fp8_lm_head() and (head := lm_head.serve(model, config)) is not None:
         calls += head.calls
-    else:
-        logits.keep_float32(model, config)
+    logits.keep_float32(model, config)
     max_num_tokens = config.scheduler_config.max_num_batched_tokens
     ids = plan.prepare(
         [(OPS[call.op], call.dims) for call in calls],

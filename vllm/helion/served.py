@@ -121,9 +121,10 @@ def serve(layer: nn.Module, prefix: str) -> "HelionDecoderLayer | None":
     from vllm.platforms import current_platform
 
     if current_platform.is_cuda():
+        from vllm.helion import logits
         from vllm.helion.upstream import background
 
-        background.start()
+        background.start("fp32" if logits.wanted(get_current_vllm_config()) else "bf16")
     return HelionDecoderLayer(layer)
 
 

@@ -29,8 +29,11 @@ MOST_WORKERS = 8
 _started = False
 
 
-def start() -> threading.Thread | None:
-    """Begin, once in a process, for the current CUDA device. Never fails; returns at once."""
+def start(logits: str) -> threading.Thread | None:
+    """Begin, once in a process, for the current CUDA device. Never fails; returns at once.
+
+    logits: their type, of `kernel.LOGITS`.
+    """
     global _started
     if _started:
         return None
@@ -39,7 +42,7 @@ def start() -> threading.Thread | None:
         from triton.runtime import driver
 
         device = torch.cuda.current_device()
-        found = [(each, each.find()) for each in kernel.read()]
+        found = [(each, each.find()) for each in kernel.read(logits)]
         for _, function in found:
             if function is not None:
                 # Made when first asked for, without a lock. Here nobody else asks yet.

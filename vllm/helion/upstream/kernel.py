@@ -8,13 +8,16 @@ or `request`, the first request of a kind.
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 RECORDED = Path(__file__).with_name("kernels.json")
 DIVISIBLE = ":16"
+LOGITS = ("bf16", "fp32")
+"""Types of logits, upstream's first: the recorded one. No other argument is in bf16, but where
+upstream passes the logits for want of a top-k or top-p."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,15 @@ class Kernel:
     options: dict[str, Any]
     warm_up: bool
     """Whether upstream's warm-up runs it."""
+
+    def on(self, logits: str) -> "Kernel":
+        """The same for logits of a type of `LOGITS`."""
+        recorded, wanted = f"*{LOGITS[0]}", f"*{logits}"
+        arguments = {
+            name: value.replace(recorded, wanted) if isinstance(value, str) else value
+            for name, value in self.arguments.items()
+        }
+        return replace(self, arguments=arguments)
 
     @property
     def module(self) -> str:
@@ -99,12 +111,20 @@ class Kernel:
         )
 
 
-def read(path: Path = RECORDED) -> list[Kernel]:
-    """The recorded kernels, in the order in which they are first needed."""
-    return [
+def read(*logits: str, path: Path = RECORDED) -> list[Kernel]:
+    """The recorded kernels for logits of these types, else of `LOGITS[0]`, each once.
+
+    In the order in which they are first needed.
+    """
+    recorded = [
         Kernel(item["function"], item["arguments"], item.get("options", {}), _warm_up(item))
         for item in json.loads(path.read_text())["kernels"]
     ]
+    kernels: list[Kernel] = []
+    for kernel in (each.on(kind) for kind in logits or LOGITS[:1] for each in recorded):
+        if kernel not in kernels:
+            kernels.append(kernel)
+    return kernels
 
 
 def _warm_up(item: dict[str, Any]) -> bool:

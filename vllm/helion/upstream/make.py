@@ -111,8 +111,16 @@ def compile_one(kernel: Any) -> Any:
     return pack.Built(identity, compiled.asm["cubin"], metadata)
 
 
-def make(tree: Path, target: str, out: Path, workers: int, only: Sequence[str] = ()) -> None:
-    """Write out; progress on stderr. only: the names of functions, none for all."""
+def make(
+    tree: Path,
+    target: str,
+    out: Path,
+    workers: int,
+    logits: Sequence[str] = (),
+    only: Sequence[str] = (),
+) -> None:
+    """Write out; progress on stderr. logits: types of `kernel.LOGITS`; only: names of functions;
+    all where none is named."""
     from triton import knobs
 
     from helion_kernels.aot.make import cache_folder
@@ -125,7 +133,9 @@ def make(tree: Path, target: str, out: Path, workers: int, only: Sequence[str] =
     knobs.compilation.disable_line_info = True
     knobs.cache.dir = str(cache_folder() / "triton")
     started = time.monotonic()
-    names = [(each, each.function.rpartition(".")[2]) for each in kernel.read()]
+    names = [
+        (each, each.function.rpartition(".")[2]) for each in kernel.read(*(logits or kernel.LOGITS))
+    ]
     kernels = [each for each, name in names if not only or name in only]
     with pretend(TARGETS[target]), ThreadPoolExecutor(workers) as pool:
         tasks = [pool.submit(compile_one, each) for each in kernels]
@@ -149,10 +159,11 @@ def main() -> None:
     parser.add_argument("--target", default="sm_90")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N")
+    parser.add_argument("--logits", nargs="+", default=(), metavar="TYPE", help="bf16, fp32; both")
     parser.add_argument("--only", nargs="+", default=(), metavar="FUNCTION", help="for trials")
     options = parser.parse_args()
     sys.path[0] = str(ROOT)  # not this folder, whose modules are of a package
-    make(options.tree, options.target, options.out, options.jobs, options.only)
+    make(options.tree, options.target, options.out, options.jobs, options.logits, options.only)
 
 
 if __name__ == "__main__":

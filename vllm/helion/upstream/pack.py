@@ -2,6 +2,7 @@
 """Machine code of upstream's kernels: cubins, and what Triton found out compiling them.
 
 A tar.xz, for kernels resemble each other: 173 KB where a zip, which compresses each alone, has 310.
+Tuned as helion_kernels/aot/pack.py's is, for instructions of 16 bytes: 5 % less.
 
 A kernel is named by everything that its code depends on, as Triton hashes it: source with all that
 it calls, specialisation, options, compiler. What was built from anything else is not found.
@@ -10,6 +11,7 @@ it calls, specialisation, options, compiler. What was built from anything else i
 import hashlib
 import io
 import json
+import lzma
 import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from typing import Any
 from vllm.helion.upstream.kernel import Kernel
 
 INDEX = "index.json"
+_XZ = [{"id": lzma.FILTER_LZMA2, "preset": 9, "lc": 0, "lp": 4, "pb": 4}]
 
 
 def path(capability: tuple[int, int]) -> Path:
@@ -56,7 +59,10 @@ def write(built: Iterable[Built], file: Path) -> None:
     }
     contents = {digests[each.identity]: each.cubin for each in ordered}
     contents[INDEX] = json.dumps(index, sort_keys=True, indent=1).encode()
-    with tarfile.open(file, "w:xz") as archive:
+    with (
+        lzma.open(file, "w", filters=_XZ) as packed,
+        tarfile.open(fileobj=packed, mode="w") as archive,
+    ):
         for name in sorted(contents):
             member = tarfile.TarInfo(name)
             member.size = len(contents[name])

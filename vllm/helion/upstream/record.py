@@ -96,8 +96,14 @@ def run(model: str) -> list[Kernel]:
             recorded.append(described(data, warm_up=not jit_monitor.is_active()))
 
     knobs.runtime.jit_post_compile_hook = note
-    background.start = lambda: None
-    llm = LLM(model, skip_tokenizer_init=True, max_model_len=4096, enable_prefix_caching=False)
+    background.start = lambda logits: None
+    llm = LLM(
+        model,
+        skip_tokenizer_init=True,
+        max_model_len=4096,
+        enable_prefix_caching=False,
+        hf_overrides={"head_dtype": "model"},  # logits of kernel.LOGITS[0]
+    )
     prompts = [{"prompt_token_ids": list(range(100, 140))}] * BATCH
     for settings in REQUESTS:
         llm.generate(prompts, SamplingParams(max_tokens=4, detokenize=False, **settings))
