@@ -156,19 +156,26 @@ def engines(documents: dict[str, dict[str, Any]]) -> Iterator[str]:
             yield from arms(steps)
 
 
-def headline(documents: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """Speed-ups of the first arm over the baseline, a line per `benchmarks.engine` file."""
+def headline(documents: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Speed-ups over the baseline, a line per arm of the `benchmarks.engine` documents."""
     yield from table(
-        ["", "start-up", "time per output token, batch", "prefill, batch"],
-        [_headline(name, document) for name, document in documents.items()],
+        ["", "GPU", "start-up", "time per output token, batch", "prefill, batch"],
+        [line for document in documents for line in _headlines(document)],
     )
 
 
-def _headline(name: str, document: dict[str, Any]) -> list[str]:
+def _headlines(document: dict[str, Any]) -> Iterator[list[str]]:
     found = spread.summary(document["runs"], engine.cells)
-    ours, base = next(iter(found.values())), found[document["agreement_with"]]
-    cells = {cell: spread.ratio(cell, ours[cell], base.get(cell)) for cell in ours}
-    line = [str(document.get("model", name)), cells.pop("startup_s") or "-"]
+    base = found.pop(document["agreement_with"])
+    gpu = str(environment(document).get("gpu")).removeprefix("NVIDIA ")
+    for arm, values in found.items():
+        settings = (f"{name}={value}" for name, value in document.get("arms", {}).get(arm, {}).items())
+        yield [", ".join([str(document.get("model")), *settings]), gpu, *_ratios(values, base)]
+
+
+def _ratios(values: dict[str, Any], base: dict[str, Any]) -> list[str]:
+    cells = {cell: spread.ratio(cell, values[cell], base.get(cell)) for cell in values}
+    line = [cells.pop("startup_s") or "-"]
     for kind in ("tpot_ms@", "prefill_ms@"):
         wanted = [cell for cell in cells if cell.startswith(kind) and cells[cell]]
         batches = " / ".join(cell.removeprefix(kind) for cell in wanted)

@@ -102,7 +102,7 @@ def write(results: Path, docs: Path, readme: Path | None = None, say: Say = prin
     docs.mkdir(parents=True, exist_ok=True)
     target.write_text(page.replace(text, render(found)), encoding="utf-8")
     say(f"wrote {target}")
-    engines = {name: each for gpu in found.values() for name, each in gpu.engines.items()}
+    engines = [each for gpu in found.values() for each in gpu.engines.values()]
     if readme is not None and engines:
         generated = "\n".join(page.headline(engines)) + "\n"
         readme.write_text(page.replace(readme.read_text(encoding="utf-8"), generated), "utf-8")

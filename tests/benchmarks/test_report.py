@@ -115,7 +115,25 @@ def test_the_readme_gets_the_speed_ups_and_keeps_the_rest(results, tmp_path):
     assert text.endswith("\nafter\n")
     assert "old" not in text
     # medians 60 and 90 s, 4.1 and 5.125 ms, 50 and 40 ms
-    assert line_of(text, "Qwen3-8B") == ["Qwen3-8B", "1.50x", "1.25x at 8", "0.80x at 8"]
+    figures = ["1.50x", "1.25x at 8", "0.80x at 8"]
+    assert line_of(text, "Qwen3-8B") == ["Qwen3-8B", "H100", *figures]
+
+
+def test_the_readme_has_each_gpu_and_each_arm(results, tmp_path):
+    other = {**ENGINE, "environment": {"gpu": "NVIDIA H200"}, "arms": {"quick": {"FAST": "1"}}}
+    other["runs"] = ENGINE["runs"] | {"quick": ENGINE["runs"]["stock"]}
+    (results / "nvidia_h200").mkdir()
+    (results / "nvidia_h200/engine-8b.json").write_text(json.dumps(other))
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{page.BEGIN}\n{page.END}\n")
+    report.write(results, tmp_path / "docs", readme, lambda _: None)
+    lines = [line for line in readme.read_text().splitlines() if "Qwen3-8B" in line]
+    starts = [line.strip("| ").split(" | ")[:3] for line in lines]
+    assert starts == [
+        ["Qwen3-8B", "H100", "1.50x"],
+        ["Qwen3-8B", "H200", "1.50x"],
+        ["Qwen3-8B, FAST=1", "H200", "1.00x"],
+    ]
 
 
 def test_means_targets_and_the_lowest_ratio(text):
