@@ -168,8 +168,9 @@ def _headlines(document: dict[str, Any]) -> Iterator[list[str]]:
     found = spread.summary(document["runs"], engine.cells)
     base = found.pop(document["agreement_with"])
     gpu = str(environment(document).get("gpu")).removeprefix("NVIDIA ")
+    environments = document.get("arms", {})
     for arm, values in found.items():
-        settings = (f"{name}={value}" for name, value in document.get("arms", {}).get(arm, {}).items())
+        settings = (f"{name}={value}" for name, value in environments.get(arm, {}).items())
         yield [", ".join([str(document.get("model")), *settings]), gpu, *_ratios(values, base)]
 
 
