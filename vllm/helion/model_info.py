@@ -13,6 +13,7 @@ from vllm.logger import init_logger
 
 logger = init_logger(__name__)
 
+ARCHITECTURE = "Qwen3ForCausalLM"
 _DECODER = {
     "is_text_generation_model": True,
     "is_pooling_model": False,
@@ -35,7 +36,7 @@ _DECODER = {
 }
 _DRAFT = _DECODER | {"supports_pp": False}
 FACTS = {
-    "Qwen3ForCausalLM": _DECODER | {"architecture": "Qwen3ForCausalLM"},
+    ARCHITECTURE: _DECODER | {"architecture": ARCHITECTURE},
     "LlamaForCausalLMEagle3": _DRAFT | {"architecture": "Eagle3LlamaForCausalLM"},
     "Eagle3Qwen3ForCausalLM": _DRAFT | {"architecture": "Eagle3Qwen3ForCausalLM"},
 }
