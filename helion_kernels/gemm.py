@@ -4,6 +4,11 @@
 Their block sizes are tokens, N and a part of K (`split_k`). Along K they go in steps of STEP:
 the group of block FP8, and what a tensor core may sum at once. Unrolled twice, an iteration moves
 two steps, each summed on its own; with grouped scales it does so as the kernel is written.
+
+Block sizes of two numbers, rows of weights and a piece of K, are for `gemv`, one token a program.
+It asks for its first weights before it waits for the kernel ahead, keeps them in registers, and
+lets the next kernel in at once, so that memory is busy while small kernels and attention run. Its
+iterations are unrolled, as each asks for the weights of the next.
 """
 
 from typing import Any
@@ -14,6 +19,11 @@ from helion_kernels.op import Config, power_of_2
 
 STEP = 128
 """Of a sum of 256 products of one sign a WGMMA loses more than the 2^-10 of `accuracy`."""
+MOST_GEMV = 2
+"""Tokens: each reads all weights again, out of L2 where it is not the first."""
+
+MOST_ITERATIONS = 32
+"""Of `gemv`, unrolled: some 4000 instructions."""
 
 
 def default_config(n: int, k: int, num_tokens: int, grouped: bool = False) -> Config:
@@ -64,7 +74,8 @@ def space(n: int, k: int, num_tokens: int, grouped: bool = False) -> list[Config
         if wanted // 2 <= block_m <= most and 4 <= block_m * block_n // (32 * warps) <= 128
     ]
     pairs = grouped and k % (2 * STEP) == 0
-    return [
+    gemv = _gemv_space(k) if num_tokens <= MOST_GEMV else []
+    return gemv + [
         _config(block_m, block_n, part, warps, stages, unroll)
         for block_m, block_n, warps in tiles
         for part in _parts(n, k, num_tokens, block_m, block_n)
@@ -79,8 +90,33 @@ def serves(dims: Any, config: Config, num_tokens: int) -> bool:
     if deep_gemm.names(config):
         return deep_gemm.serves(dims, config, num_tokens)
     n, k = dims
+    if is_gemv(config):
+        return num_tokens <= MOST_GEMV and k % config["block_sizes"][1] == 0
     _, block_n, part = config["block_sizes"]
     return split_k.fits(n, k, num_tokens, block_n, part)
+
+
+def is_gemv(config: Config) -> bool:
+    """Whether a config is for the kernel of one token a program."""
+    return len(config["block_sizes"]) == 2
+
+
+def _gemv_space(k: int) -> list[Config]:
+    """Rows x pieces of K x warps, with 16 to 64 registers a thread for weights."""
+    largest = min(k & -k, 8192)  # a power of two that divides K
+    return [
+        Config(
+            block_sizes=[rows, piece],
+            range_unroll_factors=[0, k // piece if k > piece else 0],
+            num_warps=warps,
+            num_stages=1,
+        )
+        for piece in (largest, largest // 2, largest // 4)
+        if piece >= STEP and k // piece <= MOST_ITERATIONS
+        for rows in (2, 4, 8, 16, 32)
+        for warps in (2, 4, 8)
+        if 64 <= rows * piece // (32 * warps) <= 256
+    ]
 
 
 def _parts(n: int, k: int, num_tokens: int, block_m: int, block_n: int) -> list[int]:

@@ -16,15 +16,18 @@ Triton uses mma.sync below 64, after converting every weight to f16.) H100, 16 t
 Accumulation: a Hopper FP8 WGMMA keeps about 14 bits of its sum, and Triton lets it run over all of
 K unless told otherwise. Each K tile is therefore summed from zero and added in float32 outside the
 tensor core, which bounds the error at every K (tests/helion_kernels/test_accumulation.py).
+
+For a single token `gemv`, without tensor cores: see `helion_kernels/gemm.py`.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from helion_kernels import gemm, pdl, split_k
 from helion_kernels.fp8 import FP8
-from helion_kernels.op import Op, Sample
+from helion_kernels.op import Config, Op, Sample
 
 if TYPE_CHECKING:
     import helion.language as hl
@@ -75,6 +78,39 @@ def kernel(
     hl.pdl_launch_dependents()
 
 
+def gemv(
+    out: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    scale_a: torch.Tensor,
+    scale_b: torch.Tensor,
+    partials: torch.Tensor,
+    arrived: torch.Tensor,
+) -> None:
+    m, k = a.size()
+    n = b.size(1)
+    hl.specialize((k, n))
+    weight = b.t()
+    size_n, size_k = hl.register_block_size(1, 64), hl.register_block_size(128, 8192)
+    for tile_m, tile_n in hl.tile([m, n], block_size=[1, size_n]):
+        pdl.launch_dependents()
+        w, scale_n = weight[tile_n, hl.arange(size_k)], scale_b[tile_n, 0]
+        pdl.wait()
+        acc = hl.zeros([tile_n], dtype=torch.float32)
+        for tile_k in hl.tile(k, block_size=size_k):
+            following = tile_k.begin + size_k + hl.arange(size_k)
+            ahead = hl.load(weight, [tile_n, following], extra_mask=(following < k)[None, :])
+            x = a[tile_m.begin, tile_k].to(torch.float32)
+            acc = acc + (w.to(torch.float32) * x[None, :]).sum(1)
+            w = ahead
+        out[tile_m.begin, tile_n] = (acc * scale_n * scale_a[tile_m.begin, 0]).to(out.dtype)
+    hl.pdl_launch_dependents()
+
+
+def kernel_for(config: Config) -> Callable[..., None]:
+    return gemv if gemm.is_gemv(config) else kernel
+
+
 def reference(
     out: torch.Tensor,
     a: torch.Tensor,
@@ -103,6 +139,7 @@ OP = Op(
     schema="(Tensor(a!) out, Tensor a, Tensor b, Tensor scale_a, Tensor scale_b, "
     "Tensor workspace, int plan=-1) -> ()",
     kernel=kernel,
+    kernel_for=kernel_for,
     kernel_args=split_k.kernel_args,
     reference=reference,
     dims=Dims,

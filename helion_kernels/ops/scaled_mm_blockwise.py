@@ -11,8 +11,8 @@ Bytes: M K + K N + 2 M N + M K / 32 + K N / 4096; operations: 2 M N K.
 Source: DeepSeek-V3 technical report, section 3.3.2; vLLM `w8a8_block_fp8_matmul`.
 
 Up to 32 tokens operands are swapped, as in scaled_mm: `weights_as_rows`. From 64 on tokens are the
-tensor core's rows, and fewer scales meet in a thread: `tokens_as_rows`. Which one a config is for,
-its tile says.
+tensor core's rows, and fewer scales meet in a thread: `tokens_as_rows`. For a single token there is
+`gemv`, without tensor cores. Which one a config is for, its tile says.
 
 Each group of 128 leaves the tensor core before it is scaled and added in float32, so that the
 tensor core's short accumulator never sees more than 128 products. Triton pipelines the operands of
@@ -160,7 +160,42 @@ def tokens_as_rows(
     hl.pdl_launch_dependents()
 
 
+def gemv(
+    out: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    scale_a: torch.Tensor,
+    scale_b: torch.Tensor,
+    partials: torch.Tensor,
+    arrived: torch.Tensor,
+) -> None:
+    m, k = a.size()
+    n = b.size(1)
+    hl.specialize((k, n))
+    weight = b.t()
+    # Of rows that share one scale per group.
+    size_n, size_k = hl.register_block_size(1, 64), hl.register_block_size(128, 8192)
+    for tile_m, tile_n in hl.tile([m, n], block_size=[1, size_n]):
+        pdl.launch_dependents()
+        w, block = weight[tile_n, hl.arange(size_k)], tile_n.begin // 128
+        pdl.wait()
+        acc = hl.zeros([tile_n], dtype=torch.float32)
+        for tile_k in hl.tile(k, block_size=size_k):
+            following = tile_k.begin + size_k + hl.arange(size_k)
+            ahead = hl.load(weight, [tile_n, following], extra_mask=(following < k)[None, :])
+            groups = tile_k.begin // 128 + hl.arange(size_k // 128)
+            scale = scale_a[tile_m.begin, groups] * scale_b[block, groups]
+            x = a[tile_m.begin, tile_k].to(torch.float32)
+            x = (x.reshape([size_k // 128, 128]) * scale[:, None]).reshape([size_k])
+            acc = acc + (w.to(torch.float32) * x[None, :]).sum(1)
+            w = ahead
+        out[tile_m.begin, tile_n] = acc.to(out.dtype)
+    hl.pdl_launch_dependents()
+
+
 def kernel_for(config: Config) -> Callable[..., None]:
+    if gemm.is_gemv(config):
+        return gemv
     block_m, *_ = config["block_sizes"]
     return tokens_as_rows if block_m >= 64 else weights_as_rows
 

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helion_kernels import OPS, split_k
+from helion_kernels.gemm import MOST_GEMV, is_gemv
 
 SEVERAL_PROGRAMS = 5
 """Tokens for all but the GEMMs: the interpreter takes 50 ms for a program that reduces."""
@@ -18,6 +19,10 @@ SEVERAL_PROGRAMS = 5
 
 def most(name, gemm):
     return gemm if name.startswith("scaled_mm") else SEVERAL_PROGRAMS
+
+
+def is_gemv_of(name, config):
+    return name.startswith("scaled_mm") and is_gemv(config)
 
 
 def configs(name):
@@ -28,6 +33,10 @@ def configs(name):
     space = op.space(dims, 19)
     for config in space[:: max(1, len(space) // 3)]:
         yield min(19, most(name, 130)), config
+    for num_tokens in (1, MOST_GEMV):
+        singles = [c for c in op.space(dims, num_tokens) if is_gemv_of(name, c)]
+        for config in singles[::2]:
+            yield num_tokens, config
     for config in [c for c in space if split_k.MIN_PART in c["block_sizes"][2:]][:2]:
         yield 19, config
 
@@ -47,6 +56,28 @@ def test_groups_in_pairs_in_parts_and_whole(num_tokens, triton):
         if num_tokens <= split_k.MAX_TOKENS or part == split_k.WHOLE:
             config = rule | {"block_sizes": [*rule["block_sizes"][:2], part]}
             assert triton.ask("random", op.name, dims, num_tokens, config) == [], config
+
+
+@pytest.mark.parametrize("name", ["scaled_mm", "scaled_mm_blockwise"])
+@pytest.mark.parametrize("dims", [(200, 1280), (96, 4096), (64, 3072)])
+@pytest.mark.parametrize("num_tokens", [1, MOST_GEMV])
+def test_gemv_in_one_piece_and_in_several(num_tokens, dims, name, triton):
+    """Rows overhang in the first; K is 5, 1 and 3 times its largest power of two."""
+    op = OPS[name]
+    configs = [c for c in op.space(op.dims(*dims), num_tokens) if is_gemv(c)]
+    assert len({tuple(c["block_sizes"]) for c in configs}) >= 3
+    for config in configs[::3]:
+        assert triton.ask("random", name, dims, num_tokens, config) == [], config
+
+
+def test_gemv_serves_what_it_says():
+    for name in ("scaled_mm", "scaled_mm_blockwise"):
+        op, dims = OPS[name], OPS[name].dims(4096, 12288)
+        singles = [c for c in op.space(dims, 1) if is_gemv(c)]
+        assert not any(is_gemv(c) for c in op.space(dims, MOST_GEMV + 1))
+        assert all(op.serves(dims, c, MOST_GEMV) for c in singles)
+        assert not any(op.serves(dims, c, MOST_GEMV + 1) for c in singles)
+        assert not any(op.serves(op.dims(4096, 12288 + 128), c, 1) for c in singles)
 
 
 @pytest.mark.parametrize("name", OPS)

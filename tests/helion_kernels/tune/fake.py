@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 
+from helion_kernels.gemm import is_gemv
 from helion_kernels.tune.cases import Case, estimate_us
 from helion_kernels.tune.device import STOCK, Config, DeviceLostError, Trial, key
 
@@ -31,6 +32,9 @@ def rough(seed: str, size: float) -> float:
 def gemm_us(case: Case, config: Config) -> float:
     """A tile's loads and products, waves of tiles, and the overhead measured on an H100."""
     n, k, m = *case.dims[:2], case.num_tokens
+    if is_gemv(config):  # Not measured yet.
+        rows, piece = config["block_sizes"]
+        return 3.0 + m * n * k / 2.9e6 * (1.0 + rows / 1024 + 64 / piece)
     bm, bn, part = config["block_sizes"]
     bk = 128 * max(1, config["range_unroll_factors"][1])
     warps, stages = config["num_warps"], config["num_stages"]
