@@ -152,7 +152,7 @@ def test_the_server_ends_with_the_benchmark(vllm, number):
     main, engine = noted(vllm, "serve")[2]["pids"]
     assert alive(main) and alive(engine)
     process.send_signal(number)
-    assert process.wait(30) != 0
+    assert process.wait(60) != 0
     deadline = time.monotonic() + 10
     while alive(main) and time.monotonic() < deadline:
         time.sleep(0.1)
