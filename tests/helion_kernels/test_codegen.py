@@ -272,7 +272,7 @@ def test_an_invalid_config_is_refused():
     import helion
 
     with pytest.raises(helion.exc.InvalidConfig):
-        generate("scaled_mm", (6144, 4096), helion.Config(block_sizes=[16, 16]))
+        generate("scaled_mm", (6144, 4096), helion.Config(block_sizes=[16] * 4))
 
 
 def test_pretending_leaves_no_trace():

@@ -60,14 +60,13 @@ def test_groups_in_pairs_in_parts_and_whole(num_tokens, triton):
 
 @pytest.mark.parametrize("name", ["scaled_mm", "scaled_mm_blockwise"])
 @pytest.mark.parametrize("dims", [(200, 1280), (96, 4096), (64, 3072)])
-@pytest.mark.parametrize("num_tokens", [1, MOST_GEMV])
-def test_gemv_in_one_piece_and_in_several(num_tokens, dims, name, triton):
+def test_gemv_in_one_piece_and_in_several(dims, name, triton):
     """Rows overhang in the first; K is 5, 1 and 3 times its largest power of two."""
     op = OPS[name]
-    configs = [c for c in op.space(op.dims(*dims), num_tokens) if is_gemv(c)]
+    configs = [c for c in op.space(op.dims(*dims), MOST_GEMV) if is_gemv(c)]
     assert len({tuple(c["block_sizes"]) for c in configs}) >= 3
-    for config in configs[::3]:
-        assert triton.ask("random", name, dims, num_tokens, config) == [], config
+    for config in configs[::4]:
+        assert triton.ask("random", name, dims, MOST_GEMV, config) == [], config
 
 
 def test_gemv_serves_what_it_says():
