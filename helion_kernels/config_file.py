@@ -75,9 +75,18 @@ def _check(op: Op, dims: Any, upto: int, config: Config | str) -> None:
         unknown = sorted(set(config) - CONFIG_KEYS)
         if unknown:
             raise ValueError(f"no such config keys: {', '.join(unknown)}")
-        for key, usual in op.default_config(dims, upto).items():
+        for key, usual in _like(op, dims, upto, config).items():
             value: Any = config.get(key, usual)
             if isinstance(usual, list) and len(value) != len(usual):
                 raise ValueError(f"{key} has {len(usual)} values here, not {value}")
     if not op.serves(dims, config, upto):
         raise ValueError(f"a config that cannot serve {upto} tokens: {config}")
+
+
+def _like(op: Op, dims: Any, upto: int, config: Config) -> Config:
+    """A config that is sound, of the same of op's kernels if there is one."""
+    rule = op.default_config(dims, upto)
+    kernel = op.kernel_of(config)
+    if op.kernel_of(rule) is kernel:
+        return rule
+    return next((c for c in op.space(dims, upto) if op.kernel_of(c) is kernel), rule)

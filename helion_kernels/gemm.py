@@ -86,12 +86,14 @@ def space(n: int, k: int, num_tokens: int, grouped: bool = False) -> list[Config
 
 
 def serves(dims: Any, config: Config, num_tokens: int) -> bool:
-    """Whether the partial sums of a config for (N, K) find room in the workspace."""
+    """Whether a config for (N, K) may serve so many tokens: partial sums find room in the workspace,
+    pieces of K are whole."""
     if deep_gemm.names(config):
         return deep_gemm.serves(dims, config, num_tokens)
     n, k = dims
     if is_gemv(config):
-        return num_tokens <= MOST_GEMV and k % config["block_sizes"][1] == 0
+        piece = config["block_sizes"][1]
+        return num_tokens <= MOST_GEMV and piece % STEP == 0 and k % piece == 0
     _, block_n, part = config["block_sizes"]
     return split_k.fits(n, k, num_tokens, block_n, part)
 

@@ -10,7 +10,7 @@ from dims import SMALL
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from helion_kernels import OPS, split_k
+from helion_kernels import OPS, config_file, split_k
 from helion_kernels.gemm import MOST_GEMV, is_gemv
 
 SEVERAL_PROGRAMS = 5
@@ -77,6 +77,19 @@ def test_gemv_serves_what_it_says():
         assert all(op.serves(dims, c, MOST_GEMV) for c in singles)
         assert not any(op.serves(dims, c, MOST_GEMV + 1) for c in singles)
         assert not any(op.serves(op.dims(4096, 12288 + 128), c, 1) for c in singles)
+
+
+def test_files_may_name_gemv_where_it_serves():
+    for name in ("scaled_mm", "scaled_mm_blockwise"):
+        op, dims = OPS[name], OPS[name].dims(4096, 12288)
+        for config in (c for c in op.space(dims, 1) if is_gemv(c)):
+            entry = {"dims": dims._asdict(), "upto": MOST_GEMV, "config": config}
+            assert config_file.checked(op, entry) == (dims, MOST_GEMV)
+            with pytest.raises(ValueError, match="3"):
+                config_file.checked(op, entry | {"upto": MOST_GEMV + 1})
+            longer = config | {"range_unroll_factors": [0, 0, 0]}
+            with pytest.raises(ValueError, match="range_unroll_factors has 2 values"):
+                config_file.checked(op, entry | {"config": longer})
 
 
 @pytest.mark.parametrize("name", OPS)
