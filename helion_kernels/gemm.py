@@ -86,8 +86,7 @@ def space(n: int, k: int, num_tokens: int, grouped: bool = False) -> list[Config
 
 
 def serves(dims: Any, config: Config, num_tokens: int) -> bool:
-    """Whether a config for (N, K) may serve so many tokens: partial sums find room in the workspace,
-    pieces of K are whole."""
+    """Whether a config may serve: partial sums find room in the workspace, pieces of K are whole."""
     if deep_gemm.names(config):
         return deep_gemm.serves(dims, config, num_tokens)
     n, k = dims
