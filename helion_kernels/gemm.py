@@ -86,7 +86,7 @@ def space(n: int, k: int, num_tokens: int, grouped: bool = False) -> list[Config
 
 
 def serves(dims: Any, config: Config, num_tokens: int) -> bool:
-    """Whether a config may serve: partial sums find room in the workspace, pieces of K are whole."""
+    """Whether partial sums of a config find room in the workspace, and pieces of K are whole."""
     if deep_gemm.names(config):
         return deep_gemm.serves(dims, config, num_tokens)
     n, k = dims
