@@ -89,4 +89,5 @@ def _like(op: Op, dims: Any, upto: int, config: Config) -> Config:
     kernel = op.kernel_of(config)
     if op.kernel_of(rule) is kernel:
         return rule
-    return next((c for c in op.space(dims, upto) if op.kernel_of(c) is kernel), rule)
+    space = (c for num_tokens in (upto, 1) for c in op.space(dims, num_tokens))
+    return next((c for c in space if op.kernel_of(c) is kernel), rule)

@@ -15,15 +15,26 @@ PER_BUCKET = 4
 
 
 def seeds(case: Case, journal: Journal, gpu: str) -> list[Config]:
-    """Today's choice, the best of neighbouring buckets, the op's rule, the best of like sizes."""
+    """Today's choice, the best of neighbouring buckets, the op's rule, one for each other of its
+    kernels, the best of like sizes."""
     op, dims, num_tokens = case.op, case.dims, case.num_tokens
     buckets = [r for r in journal.of(op.name, tuple(dims)) if r.num_tokens != num_tokens]
     buckets.sort(key=lambda record: abs(math.log(record.num_tokens / num_tokens)))
     found = today(case, gpu)
     found += [config for record in buckets[:BUCKETS] for config, _ in record.times[:PER_BUCKET]]
-    found.append(op.default_config(dims, num_tokens))
+    found += _of_each_kernel(case)
     if near := nearest_dims(case, list(journal.records.values())):
         found += [config for config, _ in near.times[:PER_BUCKET]]
+    return found
+
+
+def _of_each_kernel(case: Case) -> list[Config]:
+    """The op's rule, and the first in its space of what its rule's kernel does not run."""
+    op, dims, num_tokens = case.op, case.dims, case.num_tokens
+    found = [op.default_config(dims, num_tokens)]
+    for config in op.space(dims, num_tokens):
+        if op.kernel_of(config) not in map(op.kernel_of, found):
+            found.append(config)
     return found
 
 

@@ -11,7 +11,7 @@ the bound, and of all of K in one sum 0.06 at 4096.
 
 import json
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
 
@@ -25,6 +25,7 @@ from helion_kernels.accuracy import ACCUMULATION, expect, fresh_outputs, problem
 from helion_kernels.aot import build, make
 from helion_kernels.aot.deep_gemm import headers
 from helion_kernels.fp8 import FP8
+from helion_kernels.gemm import MOST_GEMV, MOST_SKINNY, is_gemv, is_skinny
 from helion_kernels.op import Config, Op
 from helion_kernels.sample import Random
 
@@ -33,9 +34,9 @@ N = 256
 DEVICE = torch.device("cuda", 0)
 
 
-def shipped(name: str) -> list[Config]:
-    """Each config once that a config file names, whichever GPU it is for; DeepGEMM's where it
-    compiles."""
+def shipped(name: str, k: int) -> list[Config]:
+    """Each config once that a config file names and that serves K, whichever GPU it is for;
+    DeepGEMM's where it compiles."""
     entries = [
         config
         for path in sorted(select.SHIPPED.glob(f"*/{name}.json"))
@@ -43,19 +44,28 @@ def shipped(name: str) -> list[Config]:
         for config in (entry["config"], entry.get("instead", "stock"))
         if config != "stock" and (headers() or not deep_gemm.names(config))
     ]
-    return list({json.dumps(config, sort_keys=True): config for config in entries}.values())
+    return [c for c in once(entries) if deep_gemm.names(c) or OPS[name].serves((N, k), c, 1)]
+
+
+def once(configs: Iterable[Config]) -> list[Config]:
+    return list({json.dumps(config, sort_keys=True): config for config in configs}.values())
 
 
 def configs(name: str, k: int) -> list[Config]:
-    """The shipped ones, and those of the rule at Qwen3's N."""
+    """The shipped ones, those of the rule at Qwen3's N, and some for few tokens."""
     op = OPS[name]
     by_rule = [
         op.default_config(op.dims(n, k), bound)
         for n in (4096, 24576)
         for bound in (*select.DEFAULT_BUCKETS, 8192)
     ]
-    found = {json.dumps(config, sort_keys=True): config for config in [*shipped(name), *by_rule]}
-    return list(found.values())
+    few = [
+        config
+        for num_tokens in (MOST_GEMV, MOST_SKINNY)
+        for config in op.space(op.dims(N, k), num_tokens)
+        if is_gemv(config) or is_skinny(config)
+    ]
+    return once([*shipped(name, k), *by_rule, *few[::6]])
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +108,8 @@ def tokens_for(name: str, config: Config, k: int) -> int:
     """Two tiles, the second ragged; one where a config that splits K serves no more."""
     if deep_gemm.names(config):
         return 2 * deep_gemm.tile_of(config).block_m - 3
+    if is_gemv(config):
+        return MOST_GEMV
     tile = int(config["block_sizes"][0])
     return 2 * tile - 3 if OPS[name].serves((N, k), config, 2 * tile - 3) else tile - 3
 
@@ -109,7 +121,7 @@ def tokens_for(name: str, config: Config, k: int) -> int:
 @pytest.mark.parametrize("name", GEMMS)
 def test_every_config_keeps_the_bound(name, kind, bound, k, built) -> None:
     """2^-10 on what models have, the bound for any input on the worst one."""
-    assert len(built[name, k]) >= len(shipped(name)) > 0
+    assert len(built[name, k]) >= len(shipped(name, k)) > 0
     wrong = {}
     for config, run in built[name, k]:
         num_tokens = tokens_for(name, config, k)
