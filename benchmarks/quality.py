@@ -56,7 +56,7 @@ Pair = tuple[str, str]
 
 def make_task(rows: list[list[int]], sample: bool) -> Task:
     if sample:
-        return Task([row[:32] for row in rows[:12]], 24, [row[:24] for row in rows[:4]], 8)
+        return Task([row[:32] for row in rows[:48]], 24, [row[:24] for row in rows[:4]], 8)
     return Task(rows, 128, [row[:64] for row in rows[:32]], 64)
 
 

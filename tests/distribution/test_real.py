@@ -36,7 +36,7 @@ def built(folder: Path, device: str) -> Path:
     return build.build_wheel(build.configured(ROOT, device), folder)
 
 
-@pytest.mark.timeout(3000)  # It compiles every kernel of the packs: 14 minutes of two cores.
+@pytest.mark.timeout(2400)  # It compiles every kernel of the packs: 14 minutes of two cores.
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
 def test_same_bytes_twice(tmp_path: Path, device: str) -> None:
     first, second = built(tmp_path / "1", device), built(tmp_path / "2", device)

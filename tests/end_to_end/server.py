@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 VLLM = Path(sys.executable).with_name("vllm")
-START_SECONDS = 600  # 45 on two quiet cores; 240 were too few beside other tests
+START_SECONDS = 240
 REQUEST_SECONDS = 120
 STOP_SECONDS = 30
 
