@@ -5,13 +5,10 @@ Their block sizes are tokens, N and a part of K (`split_k`). Along K they go in 
 the group of block FP8, and what a tensor core may sum at once. Unrolled twice, an iteration moves
 two steps, each summed on its own; with grouped scales it does so as the kernel is written.
 
-Two more kernels are for few tokens. They ask for their first weights before they wait for the
-kernel ahead, keep them in registers, and let the next kernel in at once, so that memory is busy
-while small kernels and attention run. Their iterations are unrolled, as each asks for the weights
-of the next. `gemv` is for one token a program and without tensor cores; its block sizes are two,
-rows of weights and a piece of K. `skinny` takes up to 16 tokens and multiplies in f16, which holds
-every FP8 value, with a `mma` of 16 rows; its block sizes are tokens, rows, and groups of 128 along
-K, which its warps divide among them.
+Block sizes of two numbers, rows of weights and a piece of K, are for `gemv`, one token a program.
+It asks for its first weights before it waits for the kernel ahead, keeps them in registers, and
+lets the next kernel in at once, so that memory is busy while small kernels and attention run. Its
+iterations are unrolled, as each asks for the weights of the next.
 """
 
 from typing import Any
@@ -22,18 +19,12 @@ from helion_kernels.op import Config, power_of_2
 
 STEP = 128
 """Of a sum of 256 products of one sign a WGMMA loses more than the 2^-10 of `accuracy`."""
-MOST_GEMV = 2
-"""Tokens: each reads all weights again, out of L2 where it is not the first."""
-
-MOST_SKINNY = 16
-"""Tokens: with 32 a program has no registers left for weights."""
-MOST_ROWS = 32
-"""Of weights, in a tile of `skinny`; a WGMMA has 64."""
+MOST_GEMV = 1
+"""Tokens: each reads all weights again. With two, the second out of L2, it gains nothing on an H100
+(docs/performance-log.md)."""
 
 MOST_ITERATIONS = 32
 """Of `gemv`, unrolled: some 4000 instructions."""
-MOST_PIECES = 8
-"""Of K, in `skinny`, as many as it unrolls: 2000 to 3000 instructions; 25 take 15 s to compile."""
 
 
 def default_config(n: int, k: int, num_tokens: int, grouped: bool = False) -> Config:
@@ -84,9 +75,8 @@ def space(n: int, k: int, num_tokens: int, grouped: bool = False) -> list[Config
         if wanted // 2 <= block_m <= most and 4 <= block_m * block_n // (32 * warps) <= 128
     ]
     pairs = grouped and k % (2 * STEP) == 0
-    few = _gemv_space(k) if num_tokens <= MOST_GEMV else []
-    few += _skinny_space(k, num_tokens) if num_tokens <= MOST_SKINNY else []
-    return few + [
+    gemv = _gemv_space(k) if num_tokens <= MOST_GEMV else []
+    return gemv + [
         _config(block_m, block_n, part, warps, stages, unroll)
         for block_m, block_n, warps in tiles
         for part in _parts(n, k, num_tokens, block_m, block_n)
@@ -104,16 +94,8 @@ def serves(dims: Any, config: Config, num_tokens: int) -> bool:
     if is_gemv(config):
         piece = config["block_sizes"][1]
         return num_tokens <= MOST_GEMV and piece % STEP == 0 and k % piece == 0
-    if is_skinny(config):
-        whole = k % STEP == 0 and config["block_sizes"][2] <= k // STEP
-        return whole and num_tokens <= MOST_SKINNY
     _, block_n, part = config["block_sizes"]
     return split_k.fits(n, k, num_tokens, block_n, part)
-
-
-def is_skinny(config: Config) -> bool:
-    """Whether a config is for the kernel whose tiles are too small for a WGMMA."""
-    return not is_gemv(config) and max(config["block_sizes"][:2]) <= MOST_ROWS
 
 
 def is_gemv(config: Config) -> bool:
@@ -122,7 +104,8 @@ def is_gemv(config: Config) -> bool:
 
 
 def _gemv_space(k: int) -> list[Config]:
-    """Rows x pieces of K x warps, with 16 to 64 registers a thread for weights."""
+    """Rows x pieces of K x warps, with 16 or 32 registers a thread for weights: with more of them
+    fewer programs are there, and were never the fastest (H100, four models)."""
     largest = min(k & -k, 8192)  # a power of two that divides K
     return [
         Config(
@@ -135,25 +118,7 @@ def _gemv_space(k: int) -> list[Config]:
         if piece >= STEP and k // piece <= MOST_ITERATIONS
         for rows in (2, 4, 8, 16, 32)
         for warps in (2, 4, 8)
-        if 64 <= rows * piece // (32 * warps) <= 256
-    ]
-
-
-def _skinny_space(k: int, num_tokens: int) -> list[Config]:
-    """Rows x groups x warps, with 16 to 64 registers a thread for weights."""
-    groups = k // STEP if k % STEP == 0 else 0
-    return [
-        Config(
-            block_sizes=[8 if num_tokens <= 8 else 16, rows, piece],
-            range_unroll_factors=[0, -(-groups // piece) if groups > piece else 0],
-            num_warps=warps,
-            num_stages=1,
-        )
-        for piece in (32, 16, 8, 4)
-        if piece <= groups <= piece * MOST_PIECES
-        for rows in (16, MOST_ROWS)
-        for warps in (8, 4, 16)
-        if 16 <= rows * piece // warps <= 64
+        if 64 <= rows * piece // (32 * warps) <= 128
     ]
 
 

@@ -81,7 +81,7 @@ def generate(op: Op, dims: tuple[Any, ...], config: Config) -> "Specialised":
     return Specialised(function, symbolic_args(op, dims))
 
 
-@lru_cache(maxsize=4)  # an op has four kernels at most
+@lru_cache(maxsize=3)  # an op has three kernels at most
 def bind(
     op: Op, kernel: Callable[..., None], dims: tuple[Any, ...], capability: tuple[int, int]
 ) -> Any:

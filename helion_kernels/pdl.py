@@ -15,9 +15,9 @@ Rules, for all kernels here:
   as the GEMM ahead does.
 - It may ask for (`prefetch.global.L2`) whatever it likes: L2 is where all writes arrive.
 - Kernels between GEMMs let the next one in at their entry, GEMMs after their loop over K: the
-  fastest of the places that were tried (docs/performance-log.md). GEMMs for few tokens (`gemm`) do
-  so at their entry, as their programs are small, and those of the next begin where they end. What
-  GEMMs say again at their exit is for Helion, which looks for it there.
+  fastest of the places that were tried (docs/performance-log.md). `gemv` does so at its entry, as
+  its programs are small, and those of the next begin where they end. What GEMMs say again at their
+  exit is for Helion, which looks for it there.
 """
 
 from typing import TYPE_CHECKING

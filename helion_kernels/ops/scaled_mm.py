@@ -17,7 +17,7 @@ Accumulation: a Hopper FP8 WGMMA keeps about 14 bits of its sum, and Triton lets
 K unless told otherwise. Each K tile is therefore summed from zero and added in float32 outside the
 tensor core, which bounds the error at every K (tests/helion_kernels/test_accumulation.py).
 
-For few tokens `gemv`, without tensor cores, and `skinny`: see `helion_kernels/gemm.py`.
+For a single token `gemv`, without tensor cores: see `helion_kernels/gemm.py`.
 """
 
 from collections.abc import Callable
@@ -107,43 +107,8 @@ def gemv(
     hl.pdl_launch_dependents()
 
 
-def skinny(
-    out: torch.Tensor,
-    a: torch.Tensor,
-    b: torch.Tensor,
-    scale_a: torch.Tensor,
-    scale_b: torch.Tensor,
-    partials: torch.Tensor,
-    arrived: torch.Tensor,
-) -> None:
-    m, k = a.size()
-    n = b.size(1)
-    hl.specialize((k, n))
-    groups = k // 128
-    weight, tokens = b.t().unflatten(1, (groups, 128)), a.unflatten(1, (groups, 128))
-    size_m, size_n = hl.register_block_size(8, 16), hl.register_block_size(16, 32)
-    size_g = hl.register_block_size(1, 64)
-    for tile_m, tile_n in hl.tile([m, n], block_size=[size_m, size_n]):
-        pdl.launch_dependents()
-        w, scale_n = weight[tile_n, hl.arange(size_g), :], scale_b[tile_n, 0]
-        pdl.wait()
-        acc = hl.zeros([tile_n, tile_m], dtype=torch.float32)
-        for tile_g in hl.tile(groups, block_size=size_g):
-            following = tile_g.begin + size_g + hl.arange(size_g)
-            inside = (following < groups)[None, :, None]
-            ahead = hl.load(weight, [tile_n, following, hl.arange(128)], extra_mask=inside)
-            x = tokens[tile_m, tile_g, :].to(torch.float16)
-            acc = acc + hl.dot(w.to(torch.float16).permute(1, 0, 2), x.permute(1, 2, 0)).sum(0)
-            w = ahead
-        scaled = acc * scale_n[:, None] * scale_a[tile_m, 0][None, :]
-        out[tile_m, tile_n] = scaled.to(out.dtype).transpose(0, 1)
-    hl.pdl_launch_dependents()
-
-
 def kernel_for(config: Config) -> Callable[..., None]:
-    if gemm.is_gemv(config):
-        return gemv
-    return skinny if gemm.is_skinny(config) else kernel
+    return gemv if gemm.is_gemv(config) else kernel
 
 
 def reference(

@@ -11,9 +11,8 @@ Bytes: M K + K N + 2 M N + M K / 32 + K N / 4096; operations: 2 M N K.
 Source: DeepSeek-V3 technical report, section 3.3.2; vLLM `w8a8_block_fp8_matmul`.
 
 Up to 32 tokens operands are swapped, as in scaled_mm: `weights_as_rows`. From 64 on tokens are the
-tensor core's rows, and fewer scales meet in a thread: `tokens_as_rows`. For few tokens there are
-`gemv`, without tensor cores, and `skinny`: see `helion_kernels/gemm.py`. Which one a config is for,
-its tile says.
+tensor core's rows, and fewer scales meet in a thread: `tokens_as_rows`. For a single token there is
+`gemv`, without tensor cores. Which one a config is for, its tile says.
 
 Each group of 128 leaves the tensor core before it is scaled and added in float32, so that the
 tensor core's short accumulator never sees more than 128 products. Triton pipelines the operands of
@@ -194,50 +193,9 @@ def gemv(
     hl.pdl_launch_dependents()
 
 
-def skinny(
-    out: torch.Tensor,
-    a: torch.Tensor,
-    b: torch.Tensor,
-    scale_a: torch.Tensor,
-    scale_b: torch.Tensor,
-    partials: torch.Tensor,
-    arrived: torch.Tensor,
-) -> None:
-    m, k = a.size()
-    n = b.size(1)
-    hl.specialize((k, n))
-    groups = k // 128
-    weight, tokens = b.t().unflatten(1, (groups, 128)), a.unflatten(1, (groups, 128))
-    # Of rows that share one scale per group.
-    size_m, size_n = hl.register_block_size(8, 16), hl.register_block_size(16, 32)
-    size_g = hl.register_block_size(1, 64)
-    for tile_m, tile_n in hl.tile([m, n], block_size=[size_m, size_n]):
-        pdl.launch_dependents()
-        block, first = tile_n.begin // 128, hl.arange(size_g)
-        w, scale_n = weight[tile_n, first, :], scale_b[block, first]
-        pdl.wait()
-        acc = hl.zeros([tile_n, tile_m], dtype=torch.float32)
-        for tile_g in hl.tile(groups, block_size=size_g):
-            following = tile_g.begin + size_g + hl.arange(size_g)
-            inside = following < groups
-            ahead = hl.load(
-                weight, [tile_n, following, hl.arange(128)], extra_mask=inside[None, :, None]
-            )
-            next_n = hl.load(scale_b, [block, following], extra_mask=inside)
-            scale = scale_a[tile_m, tile_g].T * scale_n[:, None]
-            x = tokens[tile_m, tile_g, :].to(torch.float16)
-            partial = hl.dot(w.to(torch.float16).permute(1, 0, 2), x.permute(1, 2, 0))
-            acc = acc + (partial * scale[:, None, :]).sum(0)
-            w, scale_n = ahead, next_n
-        out[tile_m, tile_n] = acc.to(out.dtype).transpose(0, 1)
-    hl.pdl_launch_dependents()
-
-
 def kernel_for(config: Config) -> Callable[..., None]:
     if gemm.is_gemv(config):
         return gemv
-    if gemm.is_skinny(config):
-        return skinny
     block_m, *_ = config["block_sizes"]
     return tokens_as_rows if block_m >= 64 else weights_as_rows
 

@@ -22,10 +22,10 @@ METHOD = (
 )
 
 
-def entries(records: Sequence[Record]) -> list[dict[str, Any]]:
+def entries(records: Sequence[Record], method: str = METHOD) -> list[dict[str, Any]]:
     """Entries for one (op, dims), neighbours merged; records ascending in num_tokens.
 
-    `tokens`: the numbers that an entry was measured at.
+    `tokens`: the numbers that an entry was measured at. method: how, for its provenance.
     """
     times: dict[int, dict[str, float]] = {}
     configs = {key(STOCK): STOCK}
@@ -60,7 +60,7 @@ def entries(records: Sequence[Record]) -> list[dict[str, Any]]:
                 "provenance": {
                     **record.provenance,
                     "tried": f"{record.tried} of {record.space}",
-                    "method": METHOD,
+                    "method": method,
                 },
             }
         )
@@ -78,22 +78,28 @@ def _instead(
     return {"instead": "stock" if best == key(STOCK) else configs[best]}
 
 
-def save(path: Path, op: Op, records: Sequence[Record]) -> None:
+def save(path: Path, op: Op, records: Sequence[Record], method: str = METHOD) -> None:
     """Put the entries of one (op, dims) into the file, atomically.
 
     They replace what the file has for these dims between the smallest and the largest num_tokens
     measured; beyond, what was there stays, and what served half the smallest still does. Raises
     ValueError for a file that is no table.
     """
-    new = entries(records)
+    new = entries(records, method)
     if not new:
         return
-    dims, low, high = records[0].dims, records[0].num_tokens, new[-1]["upto"]
+    low, high = records[0].num_tokens, new[-1]["upto"]
     try:
         document = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         old = list(document.get("entries", []))
-        kept = [e for e in old if e["dims"] != dims or not low <= int(e["upto"]) <= high]
-        kept += _below(low, [e for e in old if e["dims"] == dims])
+        # By what they mean: an older file may lack a dimension that has a default.
+        mine = [op.dims(**e["dims"]) == op.dims(**records[0].dims) for e in old]
+        kept = [
+            e
+            for e, own in zip(old, mine, strict=True)
+            if not own or not low <= int(e["upto"]) <= high
+        ]
+        kept += _below(low, [e for e, own in zip(old, mine, strict=True) if own])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: not a table of configs ({error!r}); mend or remove the file"

@@ -25,7 +25,7 @@ from helion_kernels.accuracy import ACCUMULATION, expect, fresh_outputs, problem
 from helion_kernels.aot import build, make
 from helion_kernels.aot.deep_gemm import headers
 from helion_kernels.fp8 import FP8
-from helion_kernels.gemm import MOST_GEMV, MOST_SKINNY, is_gemv, is_skinny
+from helion_kernels.gemm import MOST_GEMV, is_gemv
 from helion_kernels.op import Config, Op
 from helion_kernels.sample import Random
 
@@ -59,12 +59,7 @@ def configs(name: str, k: int) -> list[Config]:
         for n in (4096, 24576)
         for bound in (*select.DEFAULT_BUCKETS, 8192)
     ]
-    few = [
-        config
-        for num_tokens in (MOST_GEMV, MOST_SKINNY)
-        for config in op.space(op.dims(N, k), num_tokens)
-        if is_gemv(config) or is_skinny(config)
-    ]
+    few = [config for config in op.space(op.dims(N, k), MOST_GEMV) if is_gemv(config)]
     return once([*shipped(name, k), *by_rule, *few[::6]])
 
 

@@ -17,6 +17,7 @@ from helion_kernels.op import Config
 from helion_kernels.tune import entries
 from helion_kernels.tune.cases import Case, cases
 from helion_kernels.tune.device import DeviceLostError, key
+from helion_kernels.tune.journal import Record
 from helion_kernels.tune.run import Tuning
 from helion_kernels.tune.seeds import today
 from tests.helion_kernels.tune.fake import Fake, Killed, cost_us, gemm_us, rough
@@ -413,6 +414,20 @@ def test_neighbours_are_joined_by_timing_the_winner_of_the_one_at_the_other(out)
     assert len(found) == 1
     assert found[0]["upto"] == 8
     assert key(found[0]["config"]) in fastest.values()
+
+
+def test_an_entry_without_a_dimension_of_later_is_replaced(tmp_path):
+    """Files of before attention knew several new tokens say nothing of query_len."""
+    op = OPS["fused_qk_norm_rope_paged_attention"]
+    dims = op.dims(32, 8, 128, 16, False)._asdict()
+    config = op.default_config(op.dims(**dims), 8)
+    path = tmp_path / "attention.json"
+    older = {name: size for name, size in dims.items() if name != "query_len"}
+    entries.write(path, [{"dims": older, "upto": 8, "tokens": [8], "config": config}])
+    record = Record(op.name, dims, 8, [(config, 2.0)], None, 1.0, 1, 1, {"gpu": "a GPU"})
+    entries.save(path, op, [record], method="by hand")
+    (now,) = (e for e in json.loads(path.read_text())["entries"] if e["upto"] == 8)
+    assert (now["us"], now["dims"], now["provenance"]["method"]) == (2.0, dims, "by hand")
 
 
 def test_entries_of_no_records():

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configs chosen in a decode step: of each call of a layer in turn, while the others stay.
+
+    python -m benchmarks.in_step --model 8b --format token --tokens 1,8,32 --out configs
+
+`helion_kernels.tune` times a kernel in a chain of itself. Between others it costs something else:
+what it keeps of a multiprocessor while it waits, how early its weights are asked for, what it
+leaves to the next (docs/performance-log.md). So this times whole steps (`benchmarks.step`), and
+writes what is faster there into the config folder, which is read again by `select`.
+"""
+
+import argparse
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from benchmarks import step
+from helion_kernels import OPS, deep_gemm, launch, select, timing
+from helion_kernels.op import Config, Op
+from helion_kernels.qwen3 import MODELS
+from helion_kernels.tune import entries
+from helion_kernels.tune.cases import Case
+from helion_kernels.tune.device import key
+from helion_kernels.tune.gpu import Gpu, GpuBench
+from helion_kernels.tune.journal import Record
+from helion_kernels.tune.run import provenance
+
+ORDER = ("gate_up", "down", "qkv", "o", "silu", "norm", "quant")
+"""Calls of a layer, those that take most first. Without attention: the sequences of a step here are
+all of one length, and a config that suits them may not suit others."""
+WEIGHTS = 1 << 30
+"""Bytes of weights in a step, at least: no layer finds its own in the L2 cache."""
+FINALISTS = 4
+ROUNDS, FINAL_ROUNDS = 5, 31
+GAIN = 0.002
+"""Of a step's time: a config that gains less stays out, for the next run may find the opposite."""
+METHOD = (
+    "benchmarks.in_step: configs of Op.space, checked against the float64 reference, in a decode "
+    "step of several layers with all other kernels; CUDA graph; medians of interleaved replays. us "
+    "and floor_us are of the kernel alone"
+)
+
+
+class Found(NamedTuple):
+    """A config in a step."""
+
+    config: Config
+    us: float
+    """Of the kernel alone."""
+    ratio: float
+    """Of the step's time with it to the time without."""
+    run: launch.Launcher
+
+
+class Search:
+    """The step of one model at num_tokens, whose calls are chosen one after the other."""
+
+    def __init__(
+        self, device: Gpu, model: str, block: bool, num_tokens: int, entries: step.Entries
+    ) -> None:
+        sizes = MODELS[model]
+        self.device, self.num_tokens = device, num_tokens
+        self.calls = dict(zip(step.CALLS, step.wanted(sizes, block), strict=True))
+        self.layers = layers_for(sizes)
+        self.model = step.Model(sizes, self.layers, block, num_tokens, dict(entries))
+        self.first = self.graph = self._graph()
+
+    def case(self, call: str) -> Case:
+        name, dims = self.calls[call]
+        return Case(OPS[name], OPS[name].dims(*dims), self.num_tokens, 1.0)
+
+    def look(self, call: str, configs: Sequence[Config]) -> list[Found]:
+        """Those that are right, fastest in the step first, the first few of them timed again."""
+        bench, found = GpuBench(self.device, self.case(call)), []
+        for trial in bench.look(configs):
+            if trial.problem:
+                continue
+            future = self.device.compile(bench.case, trial.config)
+            run = bench._launcher(trial.config, future.result())
+            graph = self._graph(call, run)
+            now, then = timing.measure([self.graph, graph], ROUNDS)
+            found.append(Found(trial.config, trial.us, then.us / now.us, run))
+        found.sort(key=lambda one: one.ratio)
+        graphs = [self._graph(call, one.run) for one in found[:FINALISTS]]
+        now, *times = timing.measure([self.graph, *graphs], FINAL_ROUNDS)
+        best = [
+            one._replace(ratio=t.us / now.us)
+            for one, t in zip(found[:FINALISTS], times, strict=True)
+        ]
+        return sorted(best, key=lambda one: one.ratio) + found[FINALISTS:]
+
+    def take(self, call: str, one: Found) -> None:
+        self.model.entries = self._with(call, one.run)
+        self.graph = self._graph()
+
+    def layer_us(self) -> tuple[float, float]:
+        """Microseconds of a layer before anything was taken, and now."""
+        before, now = timing.measure([self.first, self.graph], FINAL_ROUNDS)
+        return before.us / self.layers, now.us / self.layers
+
+    def _with(self, call: str, run: launch.Launcher) -> step.Entries:
+        return {**self.model.entries, call: (lambda *args: run(*args[:-1]), 0)}
+
+    def _graph(self, call: str = "", run: launch.Launcher | None = None) -> timing.Graph:
+        kept = self.model.entries
+        if run is not None:
+            self.model.entries = self._with(call, run)
+        try:
+            return timing.Graph([self.model.step], 1)
+        finally:
+            self.model.entries = kept
+
+
+def layers_for(sizes: Any) -> int:
+    hidden, inner, q_heads, kv_heads, d, _ = sizes
+    layer = hidden * (2 * q_heads + 2 * kv_heads) * d + 3 * hidden * inner
+    return -(-WEIGHTS // layer)
+
+
+def candidates(op: Op, dims: Any, num_tokens: int, gpu: str, most: int) -> list[Config]:
+    """What serves the case now, first, its rule, and `most` of its space at random."""
+    space = op.space(dims, num_tokens)
+    others = random.Random(0).sample(space, min(most, len(space)))
+    now = [c for c in [current(op, dims, num_tokens, gpu)] if c is not None]
+    wanted = [*now, op.default_config(dims, num_tokens), *others]
+    served = (c for c in wanted if deep_gemm.names(c) or op.serves(dims, c, num_tokens))
+    return list({key(config): config for config in served}.values())
+
+
+def current(op: Op, dims: Any, num_tokens: int, gpu: str) -> Config | None:
+    """What a step of num_tokens runs now; None for stock."""
+    choices = select.choose(op, dims, select.SATURATED, gpu)
+    return next(choice.config for choice in choices if choice.upto >= num_tokens)
+
+
+def write(folder: Path, device: Gpu, case: Case, one: Found, tried: int) -> None:
+    """An entry of the file of case's op."""
+    moved = case.op.bytes_moved(case.dims, case.num_tokens)
+    record = Record(
+        op=case.op.name,
+        dims=dict(zip(case.op.dims._fields, case.dims, strict=True)),  # type: ignore[attr-defined]
+        num_tokens=case.num_tokens,
+        times=[(one.config, one.us)],
+        stock_us=None,
+        floor_us=device.ceilings.floor_us(moved, case.op.flops(case.dims, case.num_tokens)),
+        tried=tried,
+        space=len(case.op.space(case.dims, case.num_tokens)),
+        provenance=provenance(case.op, device) | {"step": round(one.ratio, 4)},
+    )
+    path = folder / select.slug(device.gpu) / f"{case.op.name}.json"
+    entries.save(path, case.op, [record], METHOD)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", choices=MODELS, default="8b")
+    parser.add_argument("--format", choices=("token", "block"), default="token")
+    parser.add_argument("--tokens", default="1,8,32", help="at most 64; 1,8,32")
+    parser.add_argument("--calls", default=",".join(ORDER), help="in this order; all")
+    parser.add_argument("--most", type=int, default=64, metavar="N", help="configs of a call; 64")
+    parser.add_argument("--workers", type=int, default=16, metavar="N", help="compilers; 16")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of configs")
+    args = parser.parse_args()
+    if unknown := set(args.calls.split(",")) - set(ORDER):
+        parser.error(f"--calls: no {', '.join(sorted(unknown))} in {','.join(ORDER)}")
+    tokens = [int(x) for x in args.tokens.split(",")]
+    if not 1 <= min(tokens) <= max(tokens) <= 64:
+        parser.error(f"--tokens {args.tokens}: from 1 to 64, a decode step's")
+    block = args.format == "block"
+    with Gpu({}, args.workers) as device:
+        ready = step.prepare(MODELS[args.model], block, max(tokens))
+        for num_tokens in tokens:
+            search = Search(device, args.model, block, num_tokens, ready)
+            tried = {
+                call: candidates(case.op, case.dims, num_tokens, device.gpu, args.most)
+                for call in args.calls.split(",")
+                if call in ready and (call != "quant" or not block)
+                for case in [search.case(call)]
+            }
+            for call, configs in tried.items():  # all at once: compilers stay busy
+                for config in configs:
+                    device.compile(search.case(call), config)
+            for call, configs in tried.items():
+                best, *_ = search.look(call, configs)
+                better = best.ratio < 1 - GAIN
+                taken = "" if better else ", not taken"
+                print(
+                    f"{num_tokens:3d} {call:9s} {best.ratio:.4f} of the step, {best.us:.2f} us "
+                    f"alone: {key(best.config)}{taken}",
+                    flush=True,
+                )
+                if better:
+                    search.take(call, best)
+                    write(args.out, device, search.case(call), best, len(configs))
+            before, now = search.layer_us()
+            print(f"{num_tokens:3d} tokens: a layer {before:.2f} us, now {now:.2f}", flush=True)
+            del search
+            torch.cuda.empty_cache()
+
+
+if __name__ == "__main__":
+    main()
