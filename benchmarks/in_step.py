@@ -12,6 +12,7 @@ writes what is faster there into the config folder, which is read again by `sele
 import argparse
 import random
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,6 +84,8 @@ class Search:
             graph = self._graph(call, run)
             now, then = timing.measure([self.graph, graph], ROUNDS)
             found.append(Found(trial.config, trial.us, then.us / now.us, run))
+        if not found:
+            raise RuntimeError(f"{bench.case}: no config is right, not even the one that serves it")
         found.sort(key=lambda one: one.ratio)
         graphs = [self._graph(call, one.run) for one in found[:FINALISTS]]
         now, *times = timing.measure([self.graph, *graphs], FINAL_ROUNDS)
@@ -102,7 +105,7 @@ class Search:
         return before.us / self.layers, now.us / self.layers
 
     def _with(self, call: str, run: launch.Launcher) -> step.Entries:
-        return {**self.model.entries, call: (lambda *args: run(*args[:-1]), 0)}
+        return {**self.model.entries, call: (partial(_without_plan, run), 0)}
 
     def _graph(self, call: str = "", run: launch.Launcher | None = None) -> timing.Graph:
         kept = self.model.entries
@@ -112,6 +115,10 @@ class Search:
             return timing.Graph([self.model.step], 1)
         finally:
             self.model.entries = kept
+
+
+def _without_plan(run: launch.Launcher, *args: Any) -> None:
+    run(*args[:-1])
 
 
 def layers_for(sizes: Any) -> int:
@@ -154,6 +161,33 @@ def write(folder: Path, device: Gpu, case: Case, one: Found, tried: int) -> None
     entries.save(path, case.op, [record], METHOD)
 
 
+def choose(search: Search, calls: Sequence[str], most: int, folder: Path) -> None:
+    """Search each of calls that the model makes, and write and keep what gains."""
+    device, num_tokens = search.device, search.num_tokens
+    tried = {}
+    for call in calls:
+        if call in search.model.entries and (call != "quant" or not search.model.block):
+            case = search.case(call)
+            tried[call] = candidates(case.op, case.dims, num_tokens, device.gpu, most)
+            for config in tried[call]:  # of all calls at once: compilers stay busy
+                device.compile(case, config)
+    for call, configs in tried.items():
+        case = search.case(call)
+        serves = current(case.op, case.dims, num_tokens, device.gpu)
+        best, *_ = search.look(call, configs)
+        better = best.ratio < 1 - GAIN and best.config != serves
+        print(
+            f"{num_tokens:3d} {call:9s} {best.ratio:.4f} of the step, {best.us:.2f} us alone: "
+            f"{key(best.config)}{'' if better else ', not taken'}",
+            flush=True,
+        )
+        if better:
+            search.take(call, best)
+            write(folder, device, case, best, len(configs))
+    before, now = search.layer_us()
+    print(f"{num_tokens:3d} tokens: a layer {before:.2f} us, now {now:.2f}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -176,29 +210,7 @@ def main() -> None:
         ready = step.prepare(MODELS[args.model], block, max(tokens))
         for num_tokens in tokens:
             search = Search(device, args.model, block, num_tokens, ready)
-            tried = {
-                call: candidates(case.op, case.dims, num_tokens, device.gpu, args.most)
-                for call in args.calls.split(",")
-                if call in ready and (call != "quant" or not block)
-                for case in [search.case(call)]
-            }
-            for call, configs in tried.items():  # all at once: compilers stay busy
-                for config in configs:
-                    device.compile(search.case(call), config)
-            for call, configs in tried.items():
-                best, *_ = search.look(call, configs)
-                better = best.ratio < 1 - GAIN
-                taken = "" if better else ", not taken"
-                print(
-                    f"{num_tokens:3d} {call:9s} {best.ratio:.4f} of the step, {best.us:.2f} us "
-                    f"alone: {key(best.config)}{taken}",
-                    flush=True,
-                )
-                if better:
-                    search.take(call, best)
-                    write(args.out, device, search.case(call), best, len(configs))
-            before, now = search.layer_us()
-            print(f"{num_tokens:3d} tokens: a layer {before:.2f} us, now {now:.2f}", flush=True)
+            choose(search, args.calls.split(","), args.most, args.out)
             del search
             torch.cuda.empty_cache()
 

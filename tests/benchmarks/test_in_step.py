@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""benchmarks.in_step on a step whose time is a sum over its calls; no GPU."""
+
+import json
+from concurrent.futures import Future
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import in_step
+from helion_kernels import OPS, select
+from helion_kernels.qwen3 import MODELS
+from helion_kernels.timing import Ceilings, Timing
+from helion_kernels.tune.device import Trial, key
+
+GPU = "NVIDIA H100 80GB HBM3"
+CALLS = ("norm", "qkv", "rope_kv", "attention", "quant", "o", "gate_up", "silu", "down")
+SHIPPED_US = 10.0
+"""Of each call, with what serves it at first."""
+
+
+class Device:
+    gpu, environment = GPU, {"date": "2026-11-28"}
+    ceilings = Ceilings(3e6, 2.4e6, 3e6, 1.4e9)
+
+    def __init__(self, us):
+        self.us = us  # (call, config) -> its time in the step
+
+    def compile(self, case, config):
+        done = Future()
+        done.set_result(config)
+        return done
+
+
+class Bench:
+    """Alone every config takes 5 us; those of four stages are wrong."""
+
+    def __init__(self, device, case):
+        self.device, self.case = device, case
+
+    def look(self, configs):
+        for config in configs:
+            wrong = "outputs differ" if config["num_stages"] == 4 else ""
+            yield Trial(config, float("inf") if wrong else 5.0, wrong)
+
+    def _launcher(self, config, compiled):
+        return SimpleNamespace(config=config)
+
+
+class Model:
+    def __init__(self, sizes, layers, block, num_tokens, entries):
+        self.block, self.entries = block, entries
+
+    def step(self):
+        raise AssertionError("there is no GPU")
+
+
+@pytest.fixture
+def world(monkeypatch, tmp_path):
+    """(what a config costs in the step; a run of in_step; the entries it wrote, by op)"""
+    us = {}
+
+    def graph(arm, calls):
+        (step,) = arm
+        entries = step.__self__.entries
+        total = 0.0
+        for call, (function, _) in entries.items():
+            searched = isinstance(function, partial)
+            total += (
+                us.get((call, key(function.args[0].config)), SHIPPED_US) if searched else SHIPPED_US
+            )
+        return total
+
+    monkeypatch.setattr(in_step, "GpuBench", Bench)
+    monkeypatch.setattr(in_step.step, "Model", Model)
+    monkeypatch.setattr(in_step.timing, "Graph", graph)
+    monkeypatch.setattr(
+        in_step.timing, "measure", lambda graphs, rounds: [Timing(t, t, t) for t in graphs]
+    )
+
+    def run(*calls, block=False, num_tokens=8):
+        entries = {call: (lambda *args: None, 0) for call in CALLS}
+        search = in_step.Search(Device(us), "8b", block, num_tokens, entries)
+        in_step.choose(search, calls, 1000, tmp_path)
+        return search
+
+    def written():
+        return {
+            path.stem: json.loads(path.read_text())["entries"]
+            for path in tmp_path.glob("nvidia_h100/*.json")
+        }
+
+    return SimpleNamespace(us=us, run=run, written=written)
+
+
+def space(call, block=False, num_tokens=8):
+    name, dims = dict(zip(CALLS, in_step.step.wanted(MODELS["8b"], block), strict=True))[call]
+    op = OPS[name]
+    served = select.choose(op, op.dims(*dims), 2048, GPU)
+    now = next(c.config for c in served if c.upto >= num_tokens)
+    found = [c for c in op.space(op.dims(*dims), num_tokens) if c["num_stages"] != 4]
+    return op, [c for c in found if c != now]
+
+
+def test_what_gains_is_kept_and_written(world, capsys):
+    op, (first, second, *_) = space("qkv")
+    world.us["qkv", key(first)] = 8.0
+    world.us["qkv", key(second)] = 7.0
+    search = world.run("qkv", "down")
+    before, now = search.layer_us()
+    assert (before - now) * search.layers == pytest.approx(3.0)
+    (entry,) = world.written()[op.name]
+    assert entry["config"] == second
+    assert (entry["upto"], entry["tokens"], entry["us"]) == (8, [8], 5.0)
+    assert entry["provenance"]["step"] == pytest.approx(87 / 90, abs=1e-4)
+    assert "in_step" in entry["provenance"]["method"]
+    out = capsys.readouterr().out
+    assert out.count("not taken") == 1  # down, of which no config gains anything
+    assert "now" in out
+
+
+def test_the_best_of_one_call_is_there_when_the_next_is_searched(world):
+    _, (one, *_) = space("qkv")
+    _, (other, *_) = space("o")
+    world.us |= {("qkv", key(one)): 5.0, ("o", key(other)): 5.0}
+    world.run("qkv", "o")
+    qkv, o = sorted(world.written()["scaled_mm"], key=lambda e: -e["dims"]["n"])
+    assert qkv["provenance"]["step"] == pytest.approx(85 / 90, abs=1e-4)
+    assert o["provenance"]["step"] == pytest.approx(80 / 85, abs=1e-4)
+
+
+def test_less_than_the_gain_is_noise(world):
+    _, (config, *_) = space("gate_up")
+    world.us["gate_up", key(config)] = SHIPPED_US * (1 - in_step.GAIN * len(CALLS) / 2)
+    world.run("gate_up")
+    assert world.written() == {}
+
+
+def test_a_wrong_config_is_not_taken(world):
+    name, dims = in_step.step.wanted(MODELS["8b"], False)[1]
+    wrong = [c for c in OPS[name].space(OPS[name].dims(*dims), 8) if c["num_stages"] == 4]
+    assert wrong
+    world.us |= {("qkv", key(config)): 1.0 for config in wrong}
+    world.run("qkv")
+    assert world.written() == {}
+
+
+def test_block_has_no_quantisation_of_its_own(world, capsys):
+    world.run("quant", block=True)
+    assert "quant" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "args", [["--calls", "qkv,attention"], ["--tokens", "0"], ["--tokens", "8,65"]]
+)
+def test_what_is_no_decode_step_is_refused(args, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("sys.argv", ["in_step", *args, "--out", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        in_step.main()
+    assert args[1].split(",")[-1] in capsys.readouterr().err
