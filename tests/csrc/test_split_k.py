@@ -10,6 +10,7 @@ from samples import arguments
 
 from helion_kernels import OPS, native, qwen3, select, split_k
 from helion_kernels.aot import describe
+from helion_kernels.gemm import is_gemv
 
 GEMMS = ("scaled_mm", "scaled_mm_blockwise")
 GPU = "NVIDIA H100"
@@ -52,7 +53,7 @@ def cases():
 
 
 def splits(dims, config):
-    return config["block_sizes"][2] < dims[1]
+    return not is_gemv(config) and config["block_sizes"][2] < dims[1]
 
 
 def launched(kernels, mock, name, dims, choices, tokens):
