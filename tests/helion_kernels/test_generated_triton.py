@@ -5,6 +5,7 @@ Sizes are such that tiles overhang in every dimension and that a reduction takes
 """
 
 import pytest
+from accumulation import INPUTS
 from anything import cases
 from dims import SMALL
 from hypothesis import HealthCheck, given, settings
@@ -65,6 +66,16 @@ def test_gemv_in_one_piece_and_in_several(dims, name, triton):
     assert len({tuple(c["block_sizes"]) for c in configs}) >= 3
     for config in configs[::4]:
         assert triton.ask("random", name, dims, MOST_GEMV, config) == [], config
+
+
+@pytest.mark.parametrize("name", ["scaled_mm", "scaled_mm_blockwise"])
+@pytest.mark.parametrize("kind", INPUTS)
+def test_gemv_sums_like_float32(kind, name, triton):
+    """What tensor cores cut off (test_accumulation.py) it keeps."""
+    for k in (4096, 12288):
+        singles = [c for c in OPS[name].space(OPS[name].dims(128, k), 1) if is_gemv(c)]
+        for config in singles[::5]:
+            assert triton.ask("hard_sums", name, kind, (128, k), 1, config) == [], config
 
 
 def test_gemv_serves_what_it_says():

@@ -19,6 +19,7 @@ from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "1"
 
+import accumulation
 import attention
 import numpy as np
 import torch
@@ -80,6 +81,15 @@ def random(name: str, dims: list[Any], num_tokens: int, config: Config) -> list[
     """What is wrong with an op's outputs for random arguments."""
     op = OPS[name]
     args = op.sample(op.dims(*dims), num_tokens, Random("cpu", num_tokens))
+    expected, actual = expect(op, args), fresh_outputs(op, args)
+    launcher(name, dims, config)(*actual)
+    return problems(op, expected, actual)
+
+
+def hard_sums(name: str, kind: str, dims: list[Any], num_tokens: int, config: Config) -> list[str]:
+    """What is wrong with a GEMM's sums of inputs of `accumulation`, by the bound of float32."""
+    op = OPS[name]
+    args = accumulation.arguments(name, kind, num_tokens, *dims, "cpu", seed=dims[1])
     expected, actual = expect(op, args), fresh_outputs(op, args)
     launcher(name, dims, config)(*actual)
     return problems(op, expected, actual)
@@ -148,6 +158,7 @@ def attend(case: list[Any], config: Config, orders: list[int]) -> list[Any]:
 
 QUESTIONS: dict[str, Callable[..., Any]] = {
     "random": random,
+    "hard_sums": hard_sums,
     "anything": anything,
     "batch": batch,
     "attend": attend,
