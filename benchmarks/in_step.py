@@ -20,7 +20,7 @@ import torch
 
 from benchmarks import step
 from helion_kernels import OPS, deep_gemm, launch, select, timing
-from helion_kernels.op import Config, Op
+from helion_kernels.op import Config
 from helion_kernels.qwen3 import MODELS
 from helion_kernels.tune import entries
 from helion_kernels.tune.cases import Case
@@ -28,6 +28,7 @@ from helion_kernels.tune.device import key
 from helion_kernels.tune.gpu import Gpu, GpuBench
 from helion_kernels.tune.journal import Record
 from helion_kernels.tune.run import provenance
+from helion_kernels.tune.seeds import today
 
 ORDER = ("gate_up", "down", "qkv", "o", "silu", "norm", "quant")
 """Calls of a layer, those that take most first. Without attention: the sequences of a step here are
@@ -60,13 +61,14 @@ class Search:
     """The step of one model at num_tokens, whose calls are chosen one after the other."""
 
     def __init__(
-        self, device: Gpu, model: str, block: bool, num_tokens: int, entries: step.Entries
+        self, device: Gpu, model: str, block: bool, num_tokens: int, ready: step.Entries
     ) -> None:
+        """ready: how the calls are made at first (`step.prepare`)."""
         sizes = MODELS[model]
         self.device, self.num_tokens = device, num_tokens
         self.calls = dict(zip(step.CALLS, step.wanted(sizes, block), strict=True))
-        self.layers = layers_for(sizes)
-        self.model = step.Model(sizes, self.layers, block, num_tokens, dict(entries))
+        self.layers = -(-WEIGHTS // step.layer_bytes(sizes))
+        self.model = step.Model(sizes, self.layers, block, num_tokens, dict(ready))
         self.first = self.graph = self._graph()
 
     def case(self, call: str) -> Case:
@@ -79,8 +81,7 @@ class Search:
         for trial in bench.look(configs):
             if trial.problem:
                 continue
-            future = self.device.compile(bench.case, trial.config)
-            run = bench._launcher(trial.config, future.result())
+            run = bench.launcher(trial.config)
             graph = self._graph(call, run)
             now, then = timing.measure([self.graph, graph], ROUNDS)
             found.append(Found(trial.config, trial.us, then.us / now.us, run))
@@ -121,38 +122,25 @@ def _without_plan(run: launch.Launcher, *args: Any) -> None:
     run(*args[:-1])
 
 
-def layers_for(sizes: Any) -> int:
-    hidden, inner, q_heads, kv_heads, d, _ = sizes
-    layer = hidden * (2 * q_heads + 2 * kv_heads) * d + 3 * hidden * inner
-    return -(-WEIGHTS // layer)
-
-
-def candidates(op: Op, dims: Any, num_tokens: int, gpu: str, most: int) -> list[Config]:
+def candidates(case: Case, gpu: str, most: int) -> list[Config]:
     """What serves the case now, first, its rule, and `most` of its space at random."""
+    op, dims, num_tokens = case.op, case.dims, case.num_tokens
     space = op.space(dims, num_tokens)
     others = random.Random(0).sample(space, min(most, len(space)))
-    now = [c for c in [current(op, dims, num_tokens, gpu)] if c is not None]
-    wanted = [*now, op.default_config(dims, num_tokens), *others]
+    wanted = [*today(case, gpu), op.default_config(dims, num_tokens), *others]
     served = (c for c in wanted if deep_gemm.names(c) or op.serves(dims, c, num_tokens))
     return list({key(config): config for config in served}.values())
 
 
-def current(op: Op, dims: Any, num_tokens: int, gpu: str) -> Config | None:
-    """What a step of num_tokens runs now; None for stock."""
-    choices = select.choose(op, dims, select.SATURATED, gpu)
-    return next(choice.config for choice in choices if choice.upto >= num_tokens)
-
-
 def write(folder: Path, device: Gpu, case: Case, one: Found, tried: int) -> None:
     """An entry of the file of case's op."""
-    moved = case.op.bytes_moved(case.dims, case.num_tokens)
     record = Record(
         op=case.op.name,
         dims=dict(zip(case.op.dims._fields, case.dims, strict=True)),  # type: ignore[attr-defined]
         num_tokens=case.num_tokens,
         times=[(one.config, one.us)],
         stock_us=None,
-        floor_us=device.ceilings.floor_us(moved, case.op.flops(case.dims, case.num_tokens)),
+        floor_us=GpuBench(device, case).floor_us,
         tried=tried,
         space=len(case.op.space(case.dims, case.num_tokens)),
         provenance=provenance(case.op, device) | {"step": round(one.ratio, 4)},
@@ -166,16 +154,15 @@ def choose(search: Search, calls: Sequence[str], most: int, folder: Path) -> Non
     device, num_tokens = search.device, search.num_tokens
     tried = {}
     for call in calls:
-        if call in search.model.entries and (call != "quant" or not search.model.block):
+        if call != "quant" or not search.model.block:  # where attention quantises
             case = search.case(call)
-            tried[call] = candidates(case.op, case.dims, num_tokens, device.gpu, most)
+            tried[call] = candidates(case, device.gpu, most)
             for config in tried[call]:  # of all calls at once: compilers stay busy
                 device.compile(case, config)
     for call, configs in tried.items():
         case = search.case(call)
-        serves = current(case.op, case.dims, num_tokens, device.gpu)
         best, *_ = search.look(call, configs)
-        better = best.ratio < 1 - GAIN and best.config != serves
+        better = best.ratio < 1 - GAIN and best.config not in today(case, device.gpu)
         print(
             f"{num_tokens:3d} {call:9s} {best.ratio:.4f} of the step, {best.us:.2f} us alone: "
             f"{key(best.config)}{'' if better else ', not taken'}",

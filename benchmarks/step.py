@@ -53,6 +53,12 @@ def wanted(sizes: Sizes, block: bool) -> list[tuple[str, tuple[Any, ...]]]:
     return [(name, dims) for name, dims in found if name != "fused_qk_norm_rope"]
 
 
+def layer_bytes(sizes: Sizes) -> int:
+    """Of a layer's weights."""
+    hidden, inner, q_heads, kv_heads, d, _ = sizes
+    return hidden * (2 * q_heads + 2 * kv_heads) * d + 3 * hidden * inner
+
+
 def written(cache: torch.Tensor, num_tokens: int) -> torch.Tensor:
     """Of a layer's cache what a step writes, [num_tokens, kv_heads, 2 head_dim]."""
     return cache[:num_tokens, :, CONTEXT % BLOCK_SIZE]
@@ -154,8 +160,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     sizes, layers = MODELS[args.model], args.layers or LAYERS[args.model]
-    hidden, inner, q_heads, kv_heads, d, _ = sizes
-    layer_bytes = hidden * (2 * q_heads + 2 * kv_heads) * d + 3 * hidden * inner
     tokens = [int(x) for x in args.tokens.split(",")]
     block = args.format == "block"
     plan.use_pdl(not args.no_pdl)
@@ -163,7 +167,7 @@ def main() -> None:
     rows = []
     for m in tokens:
         us = measure(Model(sizes, layers, block, m, entries), args.rounds)
-        gb_s = layers * layer_bytes / us / 1e3
+        gb_s = layers * layer_bytes(sizes) / us / 1e3
         rows.append({"tokens": m, "us": us, "weight_gb_s": gb_s})
         print(f"{m:5d} tokens {us:9.1f} us {gb_s:6.0f} GB/s of weights", flush=True)
         torch.cuda.empty_cache()

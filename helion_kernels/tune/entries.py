@@ -93,13 +93,10 @@ def save(path: Path, op: Op, records: Sequence[Record], method: str = METHOD) ->
         document = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         old = list(document.get("entries", []))
         # By what they mean: an older file may lack a dimension that has a default.
-        mine = [op.dims(**e["dims"]) == op.dims(**records[0].dims) for e in old]
-        kept = [
-            e
-            for e, own in zip(old, mine, strict=True)
-            if not own or not low <= int(e["upto"]) <= high
-        ]
-        kept += _below(low, [e for e, own in zip(old, mine, strict=True) if own])
+        dims = op.dims(**records[0].dims)
+        mine = [e for e in old if op.dims(**e["dims"]) == dims]
+        kept = [e for e in old if e not in mine or not low <= int(e["upto"]) <= high]
+        kept += _below(low, mine)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: not a table of configs ({error!r}); mend or remove the file"

@@ -244,6 +244,10 @@ class GpuBench:
             us[i] = time_.us
         return us
 
+    def launcher(self, config: Config) -> launch.Launcher:
+        """Compiled if need be, on the current device. Raises what Helion, Triton or ptxas raise."""
+        return self._launcher(config, self.device.compile(self.case, config).result())
+
     def _launcher(self, config: Config, compiled: Compiled) -> launch.Launcher:
         device = torch.device("cuda", torch.cuda.current_device())
         if isinstance(compiled, str):

@@ -9,10 +9,12 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import in_step
-from helion_kernels import OPS, select
+from helion_kernels import OPS
 from helion_kernels.qwen3 import MODELS
-from helion_kernels.timing import Ceilings, Timing
+from helion_kernels.timing import Timing
+from helion_kernels.tune.cases import Case
 from helion_kernels.tune.device import Trial, key
+from helion_kernels.tune.seeds import today
 
 GPU = "NVIDIA H100 80GB HBM3"
 CALLS = ("norm", "qkv", "rope_kv", "attention", "quant", "o", "gate_up", "silu", "down")
@@ -22,7 +24,6 @@ SHIPPED_US = 10.0
 
 class Device:
     gpu, environment = GPU, {"date": "2026-11-28"}
-    ceilings = Ceilings(3e6, 2.4e6, 3e6, 1.4e9)
 
     def __init__(self, us):
         self.us = us  # (call, config) -> its time in the step
@@ -36,6 +37,8 @@ class Device:
 class Bench:
     """Alone every config takes 5 us; those of four stages are wrong."""
 
+    floor_us = 4.0
+
     def __init__(self, device, case):
         self.device, self.case = device, case
 
@@ -44,7 +47,7 @@ class Bench:
             wrong = "outputs differ" if config["num_stages"] == 4 else ""
             yield Trial(config, float("inf") if wrong else 5.0, wrong)
 
-    def _launcher(self, config, compiled):
+    def launcher(self, config):
         return SimpleNamespace(config=config)
 
 
@@ -97,10 +100,9 @@ def world(monkeypatch, tmp_path):
 def space(call, block=False, num_tokens=8):
     name, dims = dict(zip(CALLS, in_step.step.wanted(MODELS["8b"], block), strict=True))[call]
     op = OPS[name]
-    served = select.choose(op, op.dims(*dims), 2048, GPU)
-    now = next(c.config for c in served if c.upto >= num_tokens)
+    now = today(Case(op, op.dims(*dims), num_tokens, 1.0), GPU)
     found = [c for c in op.space(op.dims(*dims), num_tokens) if c["num_stages"] != 4]
-    return op, [c for c in found if c != now]
+    return op, [c for c in found if c not in now]
 
 
 def test_what_gains_is_kept_and_written(world, capsys):
