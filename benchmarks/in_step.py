@@ -66,7 +66,7 @@ class Search:
         """ready: how the calls are made at first (`step.prepare`)."""
         sizes = MODELS[model]
         self.device, self.num_tokens = device, num_tokens
-        self.calls = dict(zip(step.CALLS, step.wanted(sizes, block), strict=True))
+        self.calls = dict(zip(step.names(sizes, block), step.wanted(sizes, block), strict=True))
         self.layers = -(-WEIGHTS // step.layer_bytes(sizes))
         self.model = step.Model(sizes, self.layers, block, num_tokens, dict(ready))
         self.first = self.graph = self._graph()
@@ -153,18 +153,20 @@ def choose(search: Search, calls: Sequence[str], most: int, folder: Path) -> Non
     """Search each of calls that the model makes, and write and keep what gains."""
     device, num_tokens = search.device, search.num_tokens
     tried = {}
-    for call in calls:
-        if call != "quant" or not search.model.block:  # where attention quantises
-            case = search.case(call)
-            tried[call] = candidates(case, device.gpu, most)
-            for config in tried[call]:  # of all calls at once: compilers stay busy
-                device.compile(case, config)
+    for name in calls:
+        if name == "quant" and (search.model.block or search.model.few):
+            continue  # attention quantises
+        call = step.made(name, search.model.few)
+        case = search.case(call)
+        tried[call] = candidates(case, device.gpu, most)
+        for config in tried[call]:  # of all calls at once: compilers stay busy
+            device.compile(case, config)
     for call, configs in tried.items():
         case = search.case(call)
         best, *_ = search.look(call, configs)
         better = best.ratio < 1 - GAIN and best.config not in today(case, device.gpu)
         print(
-            f"{num_tokens:3d} {call:9s} {best.ratio:.4f} of the step, {best.us:.2f} us alone: "
+            f"{num_tokens:3d} {call:8s} {best.ratio:.4f} of the step, {best.us:.2f} us alone: "
             f"{key(best.config)}{'' if better else ', not taken'}",
             flush=True,
         )

@@ -233,7 +233,12 @@ def parser() -> argparse.ArgumentParser:
     what = parser.add_mutually_exclusive_group().add_argument
     what("--model", type=Path, help="a checkpoint's folder; default: the trained tiny model")
     what("--format", choices=FORMATS, action="append", help="of the tiny model; default: both")
-    add("--shape", choices=SHAPES, action="append", help="default: all; the first is the reference")
+    add(
+        "--shape",
+        choices=SHAPES,
+        action="append",
+        help="default: all but alone; the first is the reference",
+    )
     add("--mixes", type=processes.positive, default=8, help="batches of every engine; 8")
     add("--seed", type=int, help="of prompts and mixes; default: a fresh one, which is printed")
     add("--control", action="store_true", help="also without the switch: shows what can differ")

@@ -36,6 +36,16 @@ def quantise(x: torch.Tensor, rows: int, columns: int) -> tuple[torch.Tensor, to
     return (blocks / scale).to(FP8).reshape(x.shape), scale.squeeze((1, 3))
 
 
+def activation_group(gemm: str, k: int) -> tuple[int, int]:
+    """Tokens x elements that share a scale in the op of that name."""
+    return 1, k if gemm == "scaled_mm" else GROUP
+
+
+def weight_group(gemm: str, k: int) -> tuple[int, int]:
+    """Rows x elements of weights that do."""
+    return (GROUP, GROUP) if gemm == "scaled_mm_blockwise" else (1, k)
+
+
 def cos_sin(
     positions: int, head_dim: int, device: torch.device, theta: float = 1e6
 ) -> torch.Tensor:
@@ -78,12 +88,11 @@ def arguments(
             put(name, cos_sin(value.shape[0], value.shape[1], device))
     if "scale_a" in names:
         k, n = args[2].shape
-        block = op.name == "scaled_mm_blockwise"
-        values, scale = quantise(tails.activations(num_tokens, k), 1, GROUP if block else k)
+        values, scale = quantise(tails.activations(num_tokens, k), *activation_group(op.name, k))
         put("a", values)
         put("scale_a", scale)
         weight = tails.weight(n, k)
-        weight, scale = quantise(weight, *((GROUP, GROUP) if block else (1, k)))
+        weight, scale = quantise(weight, *weight_group(op.name, k))
         args[2], args[4] = weight.t(), scale
     return tuple(args)
 

@@ -209,7 +209,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="JSON, written as it goes")
     parser.add_argument("--resume", action="store_true", help="run only what --out lacks")
     parser.add_argument("--format", choices=FORMATS, action="append", help="default: both")
-    parser.add_argument("--shape", choices=SHAPES, action="append", help="default: all")
+    parser.add_argument("--shape", choices=SHAPES, action="append", help="default: all but alone")
     parser.add_argument("--sample", action="store_true", help="a few rows: `unclear` passes")
     parser.add_argument("--no-bf16", action="store_true", help="leave out the bf16 model")
     parser.add_argument(

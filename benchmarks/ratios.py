@@ -34,7 +34,11 @@ TARGETS = {
     "rms_norm_per_block_quant": Target(2.2, 1.7),
     "silu_and_mul_per_block_quant": Target(2.5, 1.8),
 }
-GEMM_TARGETS = {"scaled_mm": (1.15, 1.0), "scaled_mm_blockwise": (1.15, 1.0)}
+GEMM_TARGETS = {
+    "scaled_mm": (1.15, 1.0),
+    "scaled_mm_blockwise": (1.15, 1.0),
+    "scaled_mm_groupwise": (1.15, 1.0),
+}
 """Up to GEMM_SMALL tokens, and above."""
 
 

@@ -36,6 +36,9 @@ SERVED = frozenset({
 UPSTREAM = frozenset({"norm", "qk_norm", "softmax", "silu", "logits"})
 """Where upstream's kernels round, too, or some of them."""
 EXACT: frozenset[str] = frozenset()
+GROUPS = "groups"
+"""No rounding, but named as one: the inputs of o and down have scales per 128 elements in per-token
+FP8, too, as ours gives them to few tokens (`helion_kernels.qwen3.FEW`)."""
 _OUTPUTS = dict.fromkeys(("q_proj", "k_proj", "v_proj"), "qkv")
 _OUTPUTS |= {"o_proj": "o", "gate_proj": "gate_up", "up_proj": "gate_up", "down_proj": "down"}
 
@@ -139,6 +142,10 @@ class Decoder:
             for name in (key.removesuffix(".weight") for key in tensors)
             if name.endswith("_proj")
         }
+        if GROUPS in rounded:
+            for name, linear in self.linears.items():
+                if name.endswith(("o_proj", "down_proj")) and linear.group is not None:
+                    linear.group = GROUP
         self.vectors = {name: t.to(dtype) for name, t in tensors.items() if "norm" in name}
 
     def _rounding(self, place: str) -> Callable[[torch.Tensor], torch.Tensor]:

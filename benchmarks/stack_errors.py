@@ -15,7 +15,7 @@ import torch
 
 from benchmarks import op_errors, reference, stock
 from benchmarks.heavy_tails import MEDIAN, Tails
-from benchmarks.step import CALLS, Entries, wanted
+from benchmarks.step import CALLS, Entries, names, wanted
 from helion_kernels import split_k
 from helion_kernels.fp8 import FP8, GROUP, as_group_scales, empty_group_scales
 from helion_kernels.qwen3 import BLOCK_SIZE, Sizes, quantises
@@ -95,7 +95,8 @@ def upstreams(sizes: Sizes, block: bool) -> Launch:
     """Stock's kernels; `stock.load` first."""
     arms = {
         call: next(iter(stock.arms(name, dims).values()))
-        for call, (name, dims) in zip(CALLS, wanted(sizes, block), strict=True)
+        for call, (name, dims) in zip(names(sizes, block), wanted(sizes, block), strict=True)
+        if call in CALLS
     }
 
     def launch(call: str, *args: Any) -> None:

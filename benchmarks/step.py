@@ -20,12 +20,14 @@ from benchmarks.checkpoint import LAYERS
 from helion_kernels import OPS, plan, split_k, timing
 from helion_kernels.environment import describe
 from helion_kernels.fp8 import FP8, GROUP, empty_group_scales
-from helion_kernels.qwen3 import BLOCK_SIZE, MODELS, Sizes, calls, quantises
+from helion_kernels.qwen3 import BLOCK_SIZE, MODELS, Sizes, calls, few_tokens, quantises
 
 CONTEXT = 512
 """Tokens of a sequence before the step's own."""
 CALLS = ("norm", "qkv", "rope_kv", "attention", "quant", "o", "gate_up", "silu", "down")
-"""Those of `wanted`, in the order of the layer."""
+FEW_CALLS = ("few_attention", "few_o", "few_silu", "few_down")
+"""Those of `wanted`, in the order of the layer; then what few tokens of per-token FP8 have instead
+(`qwen3.few_tokens`)."""
 Note = Callable[[str, torch.Tensor], None]
 Entries = dict[str, tuple[Callable[..., None], int]]
 """Name of a call -> `plan.entry` of its plan."""
@@ -43,7 +45,23 @@ def prepare(
     """How each call of a layer is made; once for all numbers of tokens, as an engine does."""
     found = [(OPS[name], dims) for name, dims in wanted(sizes, block)]
     ids = plan.prepare(found, max_num_tokens, torch.device(device))
-    return {name: plan.entry(i) for name, i in zip(CALLS, ids, strict=True)}
+    return {name: plan.entry(i) for name, i in zip(names(sizes, block), ids, strict=True)}
+
+
+def names(sizes: Sizes, block: bool) -> tuple[str, ...]:
+    """Of what `wanted` has."""
+    return CALLS + FEW_CALLS if is_few(sizes, block, 1) else CALLS
+
+
+def is_few(sizes: Sizes, block: bool, num_tokens: int) -> bool:
+    """Whether a decode step has `FEW_CALLS`."""
+    hidden, inner, *heads, _ = sizes
+    return num_tokens <= few_tokens(block, hidden, (heads[0], heads[1], heads[2]), inner)
+
+
+def made(call: str, few: bool) -> str:
+    """The name of what a decode step calls there."""
+    return name if few and (name := f"few_{call}") in FEW_CALLS else call
 
 
 def wanted(sizes: Sizes, block: bool) -> list[tuple[str, tuple[Any, ...]]]:
@@ -71,6 +89,7 @@ class Model:
         self, sizes: Sizes, layers: int, block: bool, num_tokens: int, entries: Entries
     ) -> None:
         self.sizes, self.block, self.m, self.entries = sizes, block, num_tokens, entries
+        self.few = is_few(sizes, block, num_tokens)
         hidden, inner, q_heads, kv_heads, d, _ = sizes
         self.q, self.kv = q_heads * d, kv_heads * d
         attention = [(self.q + 2 * self.kv, hidden), (hidden, self.q)]
@@ -97,9 +116,9 @@ class Model:
         self.seq_lens = torch.full((num_tokens,), CONTEXT + 1, dtype=torch.int32, device="cuda")
         self.input = torch.randn((num_tokens, hidden), device="cuda").to(torch.bfloat16)
 
-    def _activation(self, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _activation(self, k: int, grouped: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         values = torch.empty((self.m, k), dtype=FP8, device="cuda")
-        if not self.block:
+        if not (self.block or grouped):
             return values, torch.empty((self.m, 1), device="cuda")
         return values, empty_group_scales(self.m, k // GROUP, "cuda")
 
@@ -107,6 +126,7 @@ class Model:
         """The last layer's output; note(what, its output) after each launch."""
 
         def call(name: str, out: torch.Tensor, *args: Any) -> torch.Tensor:
+            name = made(name, self.few)
             function, number = self.entries[name]
             function(out, *args, number)
             note(name, out)
@@ -125,9 +145,9 @@ class Model:
             call("norm", y, x, self.norm, s, 1e-6, residual)
             qkv = mm("qkv", y, s, qkv_w)
             inputs = (qkv, self.head_norm, self.head_norm, self.cos_sin, self.positions, 1e-6)
-            y, s = self._activation(self.q)
+            y, s = self._activation(self.q, self.few)
             attention = (cache, self.slots, *inputs, *sequences)
-            if quantises(self.block, d):
+            if self.few or quantises(self.block, d):
                 call("attention", y, *attention, s)
             else:
                 out = qkv.new_empty((self.m, self.q))
@@ -136,7 +156,7 @@ class Model:
             y, s = self._activation(hidden)
             call("norm", y, x, self.norm, s, 1e-6, residual)
             gate_up = mm("gate_up", y, s, gate_up_w)
-            y, s = self._activation(inner)
+            y, s = self._activation(inner, self.few)
             call("silu", y, gate_up, s)
             x = mm("down", y, s, down_w)
         return x

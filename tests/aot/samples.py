@@ -18,6 +18,7 @@ SMALL = {
     "rms_norm_per_block_quant": (512, False),
     "scaled_mm": (256, 512),
     "scaled_mm_blockwise": (256, 512),
+    "scaled_mm_groupwise": (256, 512),
     "silu_and_mul_dynamic_per_token_quant": (256,),
     "silu_and_mul_per_block_quant": (512,),
 }

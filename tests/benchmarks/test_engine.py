@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 KERNELS = {
     "_helion_scaled_mm": "gemm",
     "_helion_scaled_mm_blockwise": "gemm",
+    "_helion_scaled_mm_groupwise": "gemm",
     "_helion_rms_norm_per_block_quant": "norm+quant",
     "_helion_dynamic_per_token_scaled_fp8_quant": "norm+quant",
     "_helion_silu_and_mul_dynamic_per_token_quant": "norm+quant",

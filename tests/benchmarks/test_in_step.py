@@ -17,9 +17,9 @@ from helion_kernels.tune.device import Trial, key
 from helion_kernels.tune.seeds import today
 
 GPU = "NVIDIA H100 80GB HBM3"
-CALLS = ("norm", "qkv", "rope_kv", "attention", "quant", "o", "gate_up", "silu", "down")
 SHIPPED_US = 10.0
-"""Of each call, with what serves it at first."""
+"""Of each call, with what serves it at first; of those, too, that this step does not make."""
+STEP_US = SHIPPED_US * len(in_step.step.names(MODELS["8b"], block=False))
 
 
 class Device:
@@ -54,6 +54,7 @@ class Bench:
 class Model:
     def __init__(self, sizes, layers, block, num_tokens, entries):
         self.block, self.entries = block, entries
+        self.few = in_step.step.is_few(sizes, block, num_tokens)
 
     def step(self):
         raise AssertionError("there is no GPU")
@@ -83,7 +84,9 @@ def world(monkeypatch, tmp_path):
     )
 
     def run(*calls, block=False, num_tokens=8):
-        entries = {call: (lambda *args: None, 0) for call in CALLS}
+        entries = {
+            call: (lambda *args: None, 0) for call in in_step.step.names(MODELS["8b"], block)
+        }
         search = in_step.Search(Device(us), "8b", block, num_tokens, entries)
         in_step.choose(search, calls, 1000, tmp_path)
         return search
@@ -98,7 +101,8 @@ def world(monkeypatch, tmp_path):
 
 
 def space(call, block=False, num_tokens=8):
-    name, dims = dict(zip(CALLS, in_step.step.wanted(MODELS["8b"], block), strict=True))[call]
+    wanted = in_step.step.wanted(MODELS["8b"], block)
+    name, dims = dict(zip(in_step.step.names(MODELS["8b"], block), wanted, strict=True))[call]
     op = OPS[name]
     now = today(Case(op, op.dims(*dims), num_tokens, 1.0), GPU)
     found = [c for c in op.space(op.dims(*dims), num_tokens) if c["num_stages"] != 4]
@@ -115,7 +119,7 @@ def test_what_gains_is_kept_and_written(world, capsys):
     (entry,) = world.written()[op.name]
     assert entry["config"] == second
     assert (entry["upto"], entry["tokens"], entry["us"]) == (8, [8], 5.0)
-    assert entry["provenance"]["step"] == pytest.approx(87 / 90, abs=1e-4)
+    assert entry["provenance"]["step"] == pytest.approx((STEP_US - 3) / STEP_US, abs=1e-4)
     assert "in_step" in entry["provenance"]["method"]
     out = capsys.readouterr().out
     assert out.count("not taken") == 1  # down, of which no config gains anything
@@ -124,17 +128,28 @@ def test_what_gains_is_kept_and_written(world, capsys):
 
 def test_the_best_of_one_call_is_there_when_the_next_is_searched(world):
     _, (one, *_) = space("qkv")
-    _, (other, *_) = space("o")
-    world.us |= {("qkv", key(one)): 5.0, ("o", key(other)): 5.0}
-    world.run("qkv", "o")
-    qkv, o = sorted(world.written()["scaled_mm"], key=lambda e: -e["dims"]["n"])
-    assert qkv["provenance"]["step"] == pytest.approx(85 / 90, abs=1e-4)
-    assert o["provenance"]["step"] == pytest.approx(80 / 85, abs=1e-4)
+    _, (other, *_) = space("gate_up")
+    world.us |= {("qkv", key(one)): 5.0, ("gate_up", key(other)): 5.0}
+    world.run("qkv", "gate_up")
+    qkv, gate_up = sorted(world.written()["scaled_mm"], key=lambda e: e["dims"]["n"])
+    assert qkv["provenance"]["step"] == pytest.approx((STEP_US - 5) / STEP_US, abs=1e-4)
+    expected = (STEP_US - 10) / (STEP_US - 5)
+    assert gate_up["provenance"]["step"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_few_tokens_have_calls_of_their_own(world, capsys):
+    _, (config, *_) = space("few_o")
+    world.us["few_o", key(config)] = 5.0
+    world.run("o", "norm")
+    assert set(world.written()) == {"scaled_mm_groupwise"}
+    assert "few_o" in capsys.readouterr().out
+    world.run("o", num_tokens=16)
+    assert "few_o" not in capsys.readouterr().out
 
 
 def test_less_than_the_gain_is_noise(world):
     _, (config, *_) = space("gate_up")
-    world.us["gate_up", key(config)] = SHIPPED_US * (1 - in_step.GAIN * len(CALLS) / 2)
+    world.us["gate_up", key(config)] = SHIPPED_US - in_step.GAIN * STEP_US / 2
     world.run("gate_up")
     assert world.written() == {}
 
@@ -148,9 +163,12 @@ def test_a_wrong_config_is_not_taken(world):
     assert world.written() == {}
 
 
-def test_block_has_no_quantisation_of_its_own(world, capsys):
-    world.run("quant", block=True)
-    assert "quant" not in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("block", "num_tokens", "made"), [(True, 8, False), (False, 8, False), (False, 16, True)]
+)
+def test_where_attention_quantises_there_is_no_call_for_it(block, num_tokens, made, world, capsys):
+    world.run("quant", block=block, num_tokens=num_tokens)
+    assert ("quant" in capsys.readouterr().out) is made
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import invariance, processes
+from benchmarks import invariance, processes, small_engines
 from benchmarks.invariance import FULL, SAMPLE, difference
 
 
@@ -138,7 +138,7 @@ def off(batches, batch, member=0):
 def test_invariant_engines_pass(engines, tmp_path, capsys):
     assert check(engines, tmp_path, "--jobs", "2") == 0
     assert engines.jobs == 2
-    assert engines.made == {f"model-{shape}": "1" for shape in invariance.SHAPES}
+    assert engines.made == {f"model-{shape}": "1" for shape in small_engines.shapes(gpu=True)}
     document = json.loads(engines.out.read_text())
     assert len(document["rows"]) == 4 * 9 - 1  # not the first engine, alone: the reference
     assert all(row["prompts"] for row in document["rows"])
@@ -213,7 +213,7 @@ def test_a_failed_engine_fails_and_the_others_are_compared(engines, tmp_path, ca
     rows = json.loads(engines.out.read_text())["rows"]
     assert sum(row["different"] for row in rows) == 1
     assert {row["engine"] for row in rows} == {
-        f"model-{shape}" for shape in invariance.SHAPES if shape != "whole"
+        f"model-{shape}" for shape in small_engines.shapes(gpu=True) if shape != "whole"
     }
     engines.touch = lambda name, batches: None
     assert check(engines, tmp_path) == 1

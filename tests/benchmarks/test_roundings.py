@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import roundings, texts
-from benchmarks.reference import SERVED, UPSTREAM, Qwen3
+from benchmarks.reference import GROUPS, SERVED, UPSTREAM, Qwen3
 from benchmarks.verdicts import logprobs
 
 
@@ -22,12 +22,16 @@ def test_each_place_is_left_out_or_added_once(document):
     _, found = document
     names = [each["variant"] for each in found["records"] if each["format"] == "fp8-token"]
     places = {name.lstrip("+-") for name in names if name[0] in "+-"}
-    assert places == SERVED | UPSTREAM - {"logits"}
-    assert len(names) == len(set(names)) == len(places) + 3
+    assert places == SERVED | UPSTREAM - {"logits"} | {GROUPS}
+    assert len(names) == len(set(names)) == len(places) + 4
     assert found["records"][0]["moved"]["mean"] == 0
-    by_name = {each["variant"]: each["distance"] for each in found["records"]}
+    records = [each for each in found["records"] if each["format"] == "fp8-block"]
+    by_name = {each["variant"]: each["distance"] for each in records}
     assert by_name["none"] == min(by_name.values())
     assert len(set(by_name.values())) == len(by_name)  # no place that nothing rounds at
+    of_bf16 = {each["distance_bf16"] for each in records}
+    assert len(of_bf16) == len(by_name)
+    assert of_bf16.isdisjoint(by_name.values())
 
 
 def test_several_rows_at_once_are_rows_one_by_one(document):

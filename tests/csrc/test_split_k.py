@@ -12,7 +12,7 @@ from helion_kernels import OPS, native, qwen3, select, split_k
 from helion_kernels.aot import describe
 from helion_kernels.gemm import is_gemv
 
-GEMMS = ("scaled_mm", "scaled_mm_blockwise")
+GEMMS = [name for name in OPS if name.startswith("scaled_mm")]
 GPU = "NVIDIA H100"
 SPLIT = ("scaled_mm_blockwise", (4096, 12288))
 """Sizes of the 8b model for which a config splits, whatever is tuned next."""

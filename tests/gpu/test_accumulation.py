@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 import torch
 import unpromoted
-from accumulation import GEMMS, INPUTS, WORST, K, arguments, mean_error
+from accumulation import INPUTS, WORST, K, arguments, mean_error
+from dims import GEMMS
 
 from helion_kernels import OPS, deep_gemm, launch, native, select
 from helion_kernels.accuracy import ACCUMULATION, expect, fresh_outputs, problems

@@ -30,6 +30,7 @@ DIMS: dict[str, list[tuple[Any, ...]]] = {
     "fused_qk_norm_rope_paged_attention": [(10, 2, 64, 16, False), (8, 1, 128, 32, True)],
     "scaled_mm": [(333, 528), (200, 1040)],
     "scaled_mm_blockwise": [(333, 640), (200, 1024)],
+    "scaled_mm_groupwise": [(333, 640), (200, 1024)],
 }
 """Of no model: a pack takes scales side by side only. Tiles overhang in every dimension that may;
 rows of 999 and 333 are aligned to nothing."""

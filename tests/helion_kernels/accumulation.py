@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from benchmarks.heavy_tails import Tails
-from benchmarks.op_errors import quantise
+from benchmarks.op_errors import activation_group, quantise, weight_group
 from helion_kernels import OPS
 from helion_kernels.accuracy import Expected
 from helion_kernels.fp8 import FP8, GROUP
@@ -14,7 +14,6 @@ from helion_kernels.sample import Random
 
 K = (4096, 12288, 25600)
 """Of the models: hidden size and intermediate size of 8B, the latter of 32B."""
-GEMMS = ("scaled_mm", "scaled_mm_blockwise")
 INPUTS = ("positive", "heavy", "heavy positive")
 WORST = 4 * 34 * 2.0**-13
 """Of the sum of magnitudes, for any input: 0.017. A K tile of 128 takes four instructions, and each
@@ -36,11 +35,10 @@ def arguments(
     args = list(op.sample(op.dims(n, k), num_tokens, Random(device, seed)))
     if kind.startswith("heavy"):
         tails = Tails(device, seed)
-        edge = (1, GROUP) if name == "scaled_mm_blockwise" else (1, k)
-        args[1], scale = quantise(tails.activations(num_tokens, k), *edge)
+        group = activation_group(name, k)
+        args[1], scale = quantise(tails.activations(num_tokens, k), *group)
         args[3].copy_(scale)
-        edge = (GROUP, GROUP) if name == "scaled_mm_blockwise" else (1, k)
-        weight, scale = quantise(tails.weight(n, k), *edge)
+        weight, scale = quantise(tails.weight(n, k), *weight_group(name, k))
         args[2], args[4] = weight.t(), scale
     if kind == "spiked":
         for i, (first, rest) in ((1, (256.0, 1.0)), (2, (256.0, 7.5))):

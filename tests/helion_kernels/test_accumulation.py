@@ -6,7 +6,8 @@ leave the tensor core every K tile (2^-10; tests/gpu/test_accumulation.py). Neit
 
 import pytest
 import torch
-from accumulation import GEMMS, INPUTS, WORST, K, arguments, mean_error, tensor_core
+from accumulation import INPUTS, WORST, K, arguments, mean_error, tensor_core
+from dims import GEMMS
 
 from helion_kernels import OPS
 from helion_kernels.accuracy import ACCUMULATION, expect, fresh_outputs, problems

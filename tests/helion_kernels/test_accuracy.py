@@ -21,6 +21,7 @@ DIMS = {
     "fused_qk_norm_rope_paged_attention": (4, 2, 64, 16, False),
     "scaled_mm": (96, 256),
     "scaled_mm_blockwise": (200, 256),
+    "scaled_mm_groupwise": (200, 256),
 }
 
 

@@ -24,6 +24,7 @@ ATTENTION = st.builds(
     st.sampled_from([(32, False), (64, False), (128, True)]),
     st.sampled_from([16, 32]),
 )
+GROUPED_MM = st.tuples(st.integers(1, 300), st.integers(1, 9).map(lambda groups: 128 * groups))
 HEADS = st.tuples(st.integers(1, 9), st.integers(1, 5), st.sampled_from([32, 64, 128]))
 DIMS = {
     "dynamic_per_token_scaled_fp8_quant": SIZES,
@@ -36,9 +37,8 @@ DIMS = {
     "fused_qk_norm_rope_kv_write": HEADS,
     "fused_qk_norm_rope_paged_attention": ATTENTION,
     "scaled_mm": st.tuples(st.integers(1, 300), st.integers(1, 40).map(lambda k: 16 * k)),
-    "scaled_mm_blockwise": st.tuples(
-        st.integers(1, 300), st.integers(1, 9).map(lambda groups: 128 * groups)
-    ),
+    "scaled_mm_blockwise": GROUPED_MM,
+    "scaled_mm_groupwise": GROUPED_MM,
 }
 
 

@@ -5,7 +5,7 @@ With the config that batch invariance chooses. What a GPU's tensor core makes of
 """
 
 import pytest
-from dims import SMALL
+from dims import GEMMS, SMALL
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -13,11 +13,11 @@ from helion_kernels import OPS, plan, select
 from helion_kernels.qwen3 import MODELS, dims_of
 
 GPUS = ("NVIDIA H100 80GB HBM3", "some other GPU")
-GEMMS = [name for name in OPS if name.startswith("scaled_mm")]
 DIMS = SMALL | {
     "rms_norm_per_block_quant": (640, True),
     "scaled_mm": (72, 2048),
     "scaled_mm_blockwise": (72, 2048),
+    "scaled_mm_groupwise": (72, 2048),
 }
 
 

@@ -8,6 +8,7 @@ import re
 
 import pytest
 import torch
+from dims import GEMMS
 
 from helion_kernels import OPS, launch, select
 from helion_kernels.aot import cubin
@@ -21,7 +22,6 @@ ALL_DIMS = {
     name: list(dict.fromkeys(d for model in MODELS.values() for d in dims_of(model, name)))
     for name in OPS
 }
-GEMMS = ["scaled_mm", "scaled_mm_blockwise"]
 ATTENTION = "fused_qk_norm_rope_paged_attention"
 ELEMENTWISE = [name for name in OPS if name not in (*GEMMS, ATTENTION)]
 

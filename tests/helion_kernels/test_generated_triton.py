@@ -7,7 +7,7 @@ Sizes are such that tiles overhang in every dimension and that a reduction takes
 import pytest
 from accumulation import INPUTS
 from anything import cases
-from dims import SMALL
+from dims import GEMMS, SMALL
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -57,7 +57,7 @@ def test_groups_in_pairs_in_parts_and_whole(num_tokens, triton):
             assert triton.ask("random", op.name, dims, num_tokens, config) == [], config
 
 
-@pytest.mark.parametrize("name", ["scaled_mm", "scaled_mm_blockwise"])
+@pytest.mark.parametrize("name", GEMMS)
 @pytest.mark.parametrize("dims", [(200, 1280), (96, 4096), (64, 3072)])
 def test_gemv_in_one_piece_and_in_several(dims, name, triton):
     """Rows overhang in the first; K is 5, 1 and 3 times its largest power of two."""
@@ -68,7 +68,7 @@ def test_gemv_in_one_piece_and_in_several(dims, name, triton):
         assert triton.ask("random", name, dims, MOST_GEMV, config) == [], config
 
 
-@pytest.mark.parametrize("name", ["scaled_mm", "scaled_mm_blockwise"])
+@pytest.mark.parametrize("name", GEMMS)
 @pytest.mark.parametrize("kind", INPUTS)
 def test_gemv_sums_like_float32(kind, name, triton):
     """What tensor cores cut off (test_accumulation.py) it keeps."""
@@ -79,7 +79,7 @@ def test_gemv_sums_like_float32(kind, name, triton):
 
 
 def test_gemv_serves_what_it_says():
-    for name in ("scaled_mm", "scaled_mm_blockwise"):
+    for name in GEMMS:
         op, dims = OPS[name], OPS[name].dims(4096, 12288)
         singles = [c for c in op.space(dims, 1) if is_gemv(c)]
         assert not any(is_gemv(c) for c in op.space(dims, MOST_GEMV + 1))
@@ -89,7 +89,7 @@ def test_gemv_serves_what_it_says():
 
 
 def test_files_may_name_gemv_where_it_serves():
-    for name in ("scaled_mm", "scaled_mm_blockwise"):
+    for name in GEMMS:
         op, dims = OPS[name], OPS[name].dims(4096, 12288)
         for config in (c for c in op.space(dims, 1) if is_gemv(c)):
             entry = {"dims": dims._asdict(), "upto": MOST_GEMV, "config": config}

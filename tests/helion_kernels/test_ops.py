@@ -6,6 +6,7 @@ The bounds stand in helion_kernels/accuracy.py; outputs are poisoned before ever
 
 import pytest
 import torch
+from dims import GEMMS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +19,7 @@ few = settings(max_examples=25, deadline=None)
 tokens = st.integers(1, 40)
 heads = st.tuples(st.integers(1, 9), st.integers(1, 5), st.sampled_from([32, 64, 128]))
 PER_TOKEN = [n for n in OPS if n.endswith("per_token_quant") or n.startswith("dynamic")]
-PER_GROUP = [n for n in OPS if "per_block" in n or "group" in n]
+PER_GROUP = [n for n in OPS if n.endswith("quant") and ("per_block" in n or "group" in n)]
 QUANT = PER_TOKEN + PER_GROUP
 
 
@@ -130,7 +131,7 @@ def test_a_token_whose_squares_overflow_float32_becomes_zeros(name):
     assert (args[at(op, "scale")][1] <= MIN_TOKEN_SCALE).all()
 
 
-@pytest.mark.parametrize("name", ["scaled_mm", "scaled_mm_blockwise"])
+@pytest.mark.parametrize("name", GEMMS)
 def test_the_largest_scale_overflows_nothing_that_is_finite(name):
     op = OPS[name]
     args = op.sample(op.dims(200, 512), 3, Random("cpu"))

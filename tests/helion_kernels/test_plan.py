@@ -22,6 +22,7 @@ DIMS = {
     "fused_qk_norm_rope_paged_attention": (4, 2, 64, 16, False),
     "scaled_mm": (96, 256),
     "scaled_mm_blockwise": (96, 256),
+    "scaled_mm_groupwise": (96, 256),
 }
 
 

@@ -10,6 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 pytest.importorskip("vllm.helion")
 
 from helion_kernels import OPS, split_k
+from helion_kernels.qwen3 import FEW
 from helion_kernels.sample import Random
 from vllm import envs
 from vllm.helion import graphs, layer
@@ -47,7 +48,8 @@ class Upstream:
 class Step:
     """A decode step of three sequences: the layer, and what its forward context says."""
 
-    def __init__(self, block_size=BLOCK_SIZE, format=PER_TOKEN, query_len=1):
+    def __init__(self, block_size=BLOCK_SIZE, format=PER_TOKEN, query_len=1, few=False):
+        """few: per-token FP8 may have scales per group."""
         make, op = Random("cpu"), OPS["fused_qk_norm_rope_kv_write"]
         _, kv_heads, d = HEADS
         blocks = 3 * len(LENGTHS)
@@ -82,6 +84,12 @@ class Step:
                 format.grouped,
                 query_len,
             ),
+            few_tokens=FEW if few else 0,
+            few_attention=Call(
+                "fused_qk_norm_rope_paged_attention", *HEADS, BLOCK_SIZE, True, query_len
+            ),
+            o_mm="o",
+            few_o_mm="few o",
             attn_quant=Call(format.quant, HEADS[0] * d),
             format=format,
             writes_kv=True,
@@ -125,13 +133,20 @@ def captured(monkeypatch):
 
 
 @pytest.mark.parametrize("query_len", [1, 4])
-@pytest.mark.parametrize("format", [PER_TOKEN, BLOCK], ids=lambda format: format.name)
-def test_a_decode_step_is_ours_and_right(format, query_len, step, captured):
+@pytest.mark.parametrize(
+    ("format", "few"),
+    [(PER_TOKEN, False), (PER_TOKEN, True), (BLOCK, False)],
+    ids=["per token", "few per token", "block"],
+)
+def test_a_decode_step_is_ours_and_right(format, few, query_len, step, captured):
     """Each token sees those before it, itself, and no guess behind it."""
     captured(query_len)
-    made = step(format=format, query_len=query_len)
-    values, scales = made.run()
+    made = step(format=format, query_len=query_len, few=few)
+    values, scales, o_mm = made.run()
     assert made.attn.called == 0
+    grouped = few and len(values) <= FEW
+    assert o_mm == ("few o" if grouped else "o")
+    assert scales.shape[1] == (HEADS[0] if grouped or format.grouped else 1)
     out = values.float() * scales.repeat_interleave(values.shape[1] // scales.shape[1], dim=1)
     q, cache = torch.empty_like(out, dtype=torch.bfloat16), made.attn.kv_cache
     inputs = made.layer.q_norm.weight, made.layer.k_norm.weight, made.layer.rope.cos_sin_cache
@@ -164,12 +179,14 @@ def switched_off(made):
     made.layer.attends = False
 
 
+@pytest.mark.parametrize("few", [False, True])
 @pytest.mark.parametrize("change", [mixed, cascade, a_sequence_of_two_tokens, switched_off])
-def test_other_steps_are_upstreams(change, step):
-    made = step()
+def test_other_steps_are_upstreams(change, few, step):
+    made = step(few=few)
     change(made)
-    made.run()
+    _, scales, o_mm = made.run()
     assert made.attn.called == 1
+    assert (scales.shape[1], o_mm) == (1, "o")  # upstream's output has no groups of ours
 
 
 def test_a_cache_of_other_blocks_is_upstreams(step):

@@ -150,7 +150,8 @@ def status(args: argparse.Namespace) -> None:
     try:
         name, sizes, block = _model(args.model, args.format)
         tp = args.tensor_parallel_size
-        calls = qwen3.calls(sizes, block, tp, args.num_speculative_tokens)
+        attends = switches.attention() and not switches.batch_invariant()
+        calls = qwen3.calls(sizes, block, tp, args.num_speculative_tokens, attends)
         if switches.fp8_lm_head():
             calls += qwen3.lm_head_calls(sizes, tp)
     except (OSError, ValueError) as error:
@@ -161,8 +162,6 @@ def status(args: argparse.Namespace) -> None:
     if refusal is not None:
         print(f"runs stock: {refusal}")
         return
-    if not switches.attention() or switches.batch_invariant():
-        calls = [call for call in calls if call[0] != "fused_qk_norm_rope_paged_attention"]
     stock.register()
     plan.use_batch_invariance(switches.batch_invariant())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -42,11 +42,13 @@ class Format:
     def weight_scale_shape(self, n: int, k: int) -> tuple[int, int]:
         return (-(-n // GROUP), -(-k // GROUP)) if self.grouped else (n, 1)
 
-    def activation(self, like: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Unwritten (values [M, k], scales) for the tokens of `like`."""
+    def activation(
+        self, like: torch.Tensor, k: int, grouped: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Unwritten (values [M, k], scales) for the tokens of `like`; grouped: in any format."""
         num_tokens = like.shape[0]
         values = torch.empty((num_tokens, k), dtype=FP8, device=like.device)
-        if not self.grouped:
+        if not (self.grouped or grouped):
             return values, torch.empty((num_tokens, 1), dtype=torch.float32, device=like.device)
         return values, empty_group_scales(num_tokens, k // GROUP, like.device)
 

@@ -82,6 +82,15 @@ class HelionDecoderLayer:
             and serves_query_len(*heads[:2], query_len)
             and _attends(self.attn, block_size, vllm_config)
         )
+        few = qwen3.few_tokens(format.grouped, hidden, heads, self.intermediate)
+        self.few_tokens = few if self.attends else 0
+        if self.few_tokens:
+            self.few_attention = Call(
+                "fused_qk_norm_rope_paged_attention", *heads, block_size, True, query_len
+            )
+            self.few_o_mm = Call("scaled_mm_groupwise", hidden, self.q_size)
+            self.few_silu_and_mul_quant = Call("silu_and_mul_per_block_quant", self.intermediate)
+            self.few_down_mm = Call("scaled_mm_groupwise", hidden, self.intermediate)
         if self.attends:
             graphs.use(query_len)
         self.workspace: torch.Tensor | None = None
@@ -109,8 +118,8 @@ class HelionDecoderLayer:
             self.norm_quant(x, hidden_states, norm.weight, scale, epsilon, residual)
 
         qkv = self._mm(self.qkv_mm, x, scale, self.qkv)
-        x, scale = self._attention(positions, qkv)
-        hidden_states = self._mm(self.o_mm, x, scale, self.o)
+        x, scale, o_mm = self._attention(positions, qkv)
+        hidden_states = self._mm(o_mm, x, scale, self.o)
         if self.reduce_o:
             hidden_states = tensor_model_parallel_all_reduce(hidden_states)
 
@@ -119,12 +128,19 @@ class HelionDecoderLayer:
         self.norm_quant(x, hidden_states, norm.weight, scale, norm.variance_epsilon, residual)
         gate_up = self._mm(self.gate_up_mm, x, scale, self.gate_up)
 
-        x, scale = self.format.activation(hidden_states, self.intermediate)
-        self.silu_and_mul_quant(x, gate_up, scale)
-        hidden_states = self._mm(self.down_mm, x, scale, self.down)
+        few = self._is_few(hidden_states)
+        x, scale = self.format.activation(hidden_states, self.intermediate, few)
+        silu_and_mul_quant = self.few_silu_and_mul_quant if few else self.silu_and_mul_quant
+        silu_and_mul_quant(x, gate_up, scale)
+        down_mm = self.few_down_mm if few else self.down_mm
+        hidden_states = self._mm(down_mm, x, scale, self.down)
         if self.reduce_down:
             hidden_states = tensor_model_parallel_all_reduce(hidden_states)
         return hidden_states, residual
+
+    def _is_few(self, x: torch.Tensor) -> bool:
+        """Whether per-token FP8 has scales per group here: no row is passed over ahead of them."""
+        return len(x) <= self.few_tokens
 
     def _mm(
         self, call: Call, x: torch.Tensor, scale: torch.Tensor, linear: nn.Module
@@ -136,8 +152,8 @@ class HelionDecoderLayer:
 
     def _attention(
         self, positions: torch.Tensor, qkv: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Attention's output, quantised: values and scales."""
+    ) -> tuple[torch.Tensor, torch.Tensor, Call]:
+        """Attention's output, quantised: values and scales, and the GEMM that takes them."""
         inputs = (
             qkv,
             self.q_norm.weight,
@@ -146,7 +162,6 @@ class HelionDecoderLayer:
             positions,
             self.epsilon,
         )
-        x, scale = self.format.activation(qkv, self.q_size)
         q = qkv.new_empty((qkv.shape[0], self.q_size))
         slots = self._slot_mapping() if self.writes_kv else None
         if slots is None:
@@ -156,19 +171,24 @@ class HelionDecoderLayer:
         else:
             cache = self.attn.kv_cache
             if metadata := self._decode_metadata(len(qkv), slots, cache):
-                quantises = self.decode_attention.dims.quantised
-                self._attend(metadata, slots, inputs, *((x, scale) if quantises else (q, None)))
-                if quantises:
-                    return x, scale
+                few = self._is_few(qkv)
+                attention = self.few_attention if few else self.decode_attention
+                if attention.dims.quantised:
+                    x, scale = self.format.activation(qkv, self.q_size, grouped=True)
+                    self._attend(attention, metadata, slots, inputs, x, scale)
+                    return x, scale, self.few_o_mm if few else self.o_mm
+                self._attend(attention, metadata, slots, inputs, q, None)
                 out = q
             else:
                 self.qk_norm_rope_kv_write(q, cache, slots, *inputs)
                 out = self.attn(q, None, None)
+        x, scale = self.format.activation(qkv, self.q_size)
         self.attn_quant(x, out, scale)
-        return x, scale
+        return x, scale, self.o_mm
 
     def _attend(
         self,
+        attention: Call,
         metadata: Any,
         slots: torch.Tensor,
         inputs: tuple[Any, ...],
@@ -177,7 +197,7 @@ class HelionDecoderLayer:
     ) -> None:
         """A decode step from qkv to attention's output; inputs: of the rope kernels, qkv first."""
         qkv, *weights, positions, epsilon = inputs
-        query_len = self.decode_attention.dims.query_len
+        query_len = attention.dims.query_len
         if query_len > 1:  # [sequences, query_len, ...]
             shape = (-1, query_len)
             out, slots, qkv, positions = (
@@ -186,9 +206,7 @@ class HelionDecoderLayer:
             scale = None if scale is None else scale.unflatten(0, shape)
         inputs = qkv, *weights, positions, epsilon
         sequences = metadata.block_table, metadata.seq_lens, self.attn.impl.scale
-        self.decode_attention(
-            out, self.attn.kv_cache, slots, *inputs, *sequences, self.workspace, scale
-        )
+        attention(out, self.attn.kv_cache, slots, *inputs, *sequences, self.workspace, scale)
 
     def _slot_mapping(self) -> torch.Tensor | None:
         """Where this step's tokens go in the KV cache; None while memory is profiled."""

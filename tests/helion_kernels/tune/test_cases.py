@@ -2,6 +2,7 @@
 """What is tuned, in which order, and how a model is named."""
 
 import json
+from itertools import groupby
 
 import pytest
 
@@ -39,8 +40,9 @@ def test_decoding_comes_first_and_in_it_the_largest_gemm():
     decode = sum(n <= TIERS[0][0] for n in tokens)
     assert max(tokens[:decode]) == TIERS[0][0] < min(tokens[decode:])
     assert str(todo[0]) == "scaled_mm 24576x4096 at 1"
-    first = {tuple(case.dims) for case in usual[:28]}
-    assert first == {(24576, 4096), (4096, 12288), (6144, 4096), (32, 8, 128, 16, False, 1)}
+    gemms = [case for case in usual[:decode] if case.op.name == "scaled_mm"]
+    dims = [dims for dims, _ in groupby(tuple(case.dims) for case in gemms)]
+    assert dims == [(24576, 4096), (4096, 12288), (6144, 4096), (4096, 4096)]
 
 
 def test_shares_of_a_step_add_up_to_the_importance():
@@ -134,7 +136,7 @@ def test_a_checkpoint_gives_sizes_and_format(tmp_path, capsys):
     (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "quantization_config": None}))
     assert qwen3.read(tmp_path) == (qwen3.MODELS["8b"], False)
     _, out = dry_run("--model", str(tmp_path), "--tokens", "1", capsys=capsys)
-    assert len(out.splitlines()) == 11
+    assert len(out.splitlines()) == 15  # four of them for few tokens
 
 
 @pytest.mark.parametrize(
