@@ -83,11 +83,20 @@ def _check(op: Op, dims: Any, upto: int, config: Config | str) -> None:
         raise ValueError(f"a config that cannot serve {upto} tokens: {config}")
 
 
+_SOUND: dict[Any, Config] = {}
+"""A config of each kernel that no rule gives: spaces take half a millisecond to list."""
+
+
 def _like(op: Op, dims: Any, upto: int, config: Config) -> Config:
     """A config that is sound, of the same of op's kernels if there is one."""
     rule = op.default_config(dims, upto)
     kernel = op.kernel_of(config)
     if op.kernel_of(rule) is kernel:
         return rule
-    space = (c for num_tokens in (upto, 1) for c in op.space(dims, num_tokens))
-    return next((c for c in space if op.kernel_of(c) is kernel), rule)
+    if kernel not in _SOUND:
+        space = (c for num_tokens in (upto, 1) for c in op.space(dims, num_tokens))
+        found = next((c for c in space if op.kernel_of(c) is kernel), None)
+        if found is None:
+            return rule
+        _SOUND[kernel] = found
+    return _SOUND[kernel]

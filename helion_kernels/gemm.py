@@ -23,6 +23,9 @@ MOST_GEMV = 1
 """Tokens: each reads all weights again. With two, the second out of L2, it gains nothing on an H100
 (docs/performance-log.md)."""
 
+MOST_GROUPWISE = 8
+"""Tokens of `scaled_mm_groupwise`: with more it loses what kernels around it gain (`qwen3.FEW`)."""
+
 MOST_ITERATIONS = 32
 """Of `gemv`, unrolled: some 4000 instructions."""
 
@@ -66,7 +69,7 @@ def groupwise_config(n: int, k: int, num_tokens: int) -> Config:
     """As `_grouped_config` for few tokens, whose chain it has. No layer calls it with more.
 
     Unrolled twice, the scales of the second group are on their way while the first is multiplied:
-    9 to 11 % of a step of 4B, 14B and 32B (H200, docs/performance-log.md).
+    up to 9 % of a step (14B, H200; docs/performance-log.md).
     """
     if num_tokens > 16:
         return _config(64, 64, split_k.WHOLE, 4, 3)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from helion_kernels.attention import serves_query_len
 from helion_kernels.fp8 import GROUP
+from helion_kernels.gemm import MOST_GROUPWISE
 
 
 class Sizes(NamedTuple):
@@ -32,7 +33,7 @@ MODELS = {
 BLOCK_SIZE = 16
 """Tokens of a block of the KV cache: vLLM's default with FlashAttention."""
 
-FEW = 8
+FEW = MOST_GROUPWISE
 """Most tokens of a step whose attention and SwiGLU are quantised per group in per-token FP8, too:
 they need no pass over a row then. With more, the GEMM loses what they gain (`few_tokens`;
 docs/performance-log.md)."""

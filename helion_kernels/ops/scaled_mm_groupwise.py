@@ -24,7 +24,6 @@ import torch
 from helion_kernels import gemm, pdl, split_k
 from helion_kernels.fp8 import FP8, GROUP, scale_stride
 from helion_kernels.op import Config, Op, Sample
-from helion_kernels.qwen3 import FEW
 
 if TYPE_CHECKING:
     import helion.language as hl
@@ -155,7 +154,7 @@ OP = Op(
     default_config=lambda dims, num_tokens: gemm.groupwise_config(dims.n, dims.k, num_tokens),
     space=lambda dims, num_tokens: gemm.space(dims.n, dims.k, num_tokens),
     serves=gemm.serves,
-    most_tokens=FEW,
+    most_tokens=gemm.MOST_GROUPWISE,
     bytes_moved=lambda dims, m: (
         m * dims.k + dims.k * dims.n + 2 * m * dims.n + 4 * (m * dims.k // GROUP + dims.n)
     ),
