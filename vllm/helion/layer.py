@@ -140,7 +140,8 @@ class HelionDecoderLayer:
 
     def _is_few(self, x: torch.Tensor) -> bool:
         """Whether per-token FP8 has scales per group here: no row is passed over ahead of them."""
-        return len(x) <= self.few_tokens
+        # A compiled graph, which has none, is not to depend on its size.
+        return self.few_tokens > 0 and len(x) <= self.few_tokens
 
     def _mm(
         self, call: Call, x: torch.Tensor, scale: torch.Tensor, linear: nn.Module
