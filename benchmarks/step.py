@@ -55,8 +55,8 @@ def names(sizes: Sizes, block: bool) -> tuple[str, ...]:
 
 def is_few(sizes: Sizes, block: bool, num_tokens: int) -> bool:
     """Whether a decode step has `FEW_CALLS`."""
-    hidden, inner, *heads, _ = sizes
-    return num_tokens <= few_tokens(block, hidden, (heads[0], heads[1], heads[2]), inner)
+    most = few_tokens(block, sizes.hidden_size, sizes.head_dim, sizes.intermediate_size)
+    return num_tokens <= most
 
 
 def made(call: str, few: bool) -> str:

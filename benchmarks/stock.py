@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from helion_kernels.fp8 import FP8_MAX, MIN_TOKEN_SCALE
+from helion_kernels import OPS
+from helion_kernels.fp8 import FP8_MAX, GROUP
 
 Arm = Callable[..., Callable[[], object]]
 
@@ -180,9 +181,10 @@ def _cutlass(out, a, b, scale_a, scale_b, workspace):  # type: ignore[no-untyped
 
 def _cutlass_token(out, a, b, scale_a, scale_b, workspace):  # type: ignore[no-untyped-def]
     """With a scale per token, which stock has there; quantised again outside of what is timed."""
-    exact = a.float().unflatten(1, (scale_a.shape[1], -1)) * scale_a.unsqueeze(2)
-    scale = exact.abs().amax((1, 2)).clamp(min=MIN_TOKEN_SCALE * FP8_MAX).unsqueeze(1) / FP8_MAX
-    return _cutlass(out, (exact.flatten(1) / scale).to(a.dtype), b, scale, scale_b, workspace)
+    exact = a.float() * scale_a.repeat_interleave(GROUP, dim=1)
+    values, scale = torch.empty_like(a), scale_a.new_empty((len(a), 1))
+    OPS["dynamic_per_token_scaled_fp8_quant"].reference(values, exact, scale)
+    return _cutlass(out, values, b, scale, scale_b, workspace)
 
 
 def _cutlass_block(out, a, b, scale_a, scale_b, workspace):  # type: ignore[no-untyped-def]

@@ -96,7 +96,7 @@ def test_few_tokens_keep_what_a_loud_channel_drowns(num_tokens, few_tokens, grou
 @pytest.mark.parametrize("block", [False, True])
 def test_what_may_have_groups(block):
     def most(hidden=4096, head_dim=128, inner=12288):
-        return qwen3.few_tokens(block, hidden, (32, 8, head_dim), inner)
+        return qwen3.few_tokens(block, hidden, head_dim, inner)
 
     assert most() == (0 if block else FEW)
     assert most(hidden=1024) == (0 if block else 1)

@@ -82,7 +82,7 @@ class HelionDecoderLayer:
             and serves_query_len(*heads[:2], query_len)
             and _attends(self.attn, block_size, vllm_config)
         )
-        few = qwen3.few_tokens(format.grouped, hidden, heads, self.intermediate)
+        few = qwen3.few_tokens(format.grouped, hidden, attention.head_dim, self.intermediate)
         self.few_tokens = few if self.attends else 0
         if self.few_tokens:
             self.few_attention = Call(

@@ -40,6 +40,9 @@ def test_decoding_comes_first_and_in_it_the_largest_gemm():
     decode = sum(n <= TIERS[0][0] for n in tokens)
     assert max(tokens[:decode]) == TIERS[0][0] < min(tokens[decode:])
     assert str(todo[0]) == "scaled_mm 24576x4096 at 1"
+    attention = {(32, 8, 128, 16, quantised, 1) for quantised in (False, True)}
+    first = {tuple(case.dims) for case in usual[: 5 * 7 + 4]}  # scaled_mm_groupwise is for 1 to 8
+    assert first == {(24576, 4096), (4096, 12288), (6144, 4096)} | attention
     gemms = [case for case in usual[:decode] if case.op.name == "scaled_mm"]
     dims = [dims for dims, _ in groupby(tuple(case.dims) for case in gemms)]
     assert dims == [(24576, 4096), (4096, 12288), (6144, 4096), (4096, 4096)]
