@@ -5,11 +5,12 @@
         --arm ours:PYTHONPATH=/tmp/ours --arm stock:PYTHONPATH=/tmp/stock --rounds 3 --resume \\
         --profile 1,32
 
-Measures start-up, prefill and time per output token at several batch sizes (512 in, prefix caching
-off), greedy continuations, logits under forced tokens and, with --profile, the kernels of a decode
-step. The first process's continuations are the forced ones. Further arguments are `engine_arm`'s.
-Prints medians over processes, their range, and each arm's ratio to the last arm, the baseline: more
-than 1 is faster. The file is written after each process; --resume skips those that it has.
+Measures start-up, prefill and time per output token at several batch sizes (512 in, or as many as
+`--batches 8,8x32768` says behind the x; prefix caching off), greedy continuations, logits under
+forced tokens and, with --profile, the kernels of a decode step. The first process's continuations
+are the forced ones. Further arguments are `engine_arm`'s. Prints medians over processes, their
+range, and each arm's ratio to the last arm, the baseline: more than 1 is faster. The file is
+written after each process; --resume skips those that it has.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import arms, breakdown, processes, record, spread
+from benchmarks.engine_arm import INPUT_TOKENS
 
 
 def run_arm(
@@ -38,8 +40,14 @@ def cells(run: dict[str, Any]) -> dict[str, float]:
     """A process's figures, by name and batch; a published file may lack some, and says why."""
     found = {"startup_s": run["startup_s"]}
     for key in ("tpot_ms", "prefill_ms"):
-        found |= {f"{key}@{row['batch']}": row[key] for row in run["rows"] if key in row}
+        found |= {f"{key}@{_case(row)}": row[key] for row in run["rows"] if key in row}
     return found
+
+
+def _case(row: dict[str, Any]) -> str:
+    """`8`, or `8x32768` where prompts are not of the usual length."""
+    length = row.get("input", INPUT_TOKENS)
+    return f"{row['batch']}" if length == INPUT_TOKENS else f"{row['batch']}x{length}"
 
 
 def agreement(a: dict[str, Any], b: dict[str, Any]) -> dict[str, float]:

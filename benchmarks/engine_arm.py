@@ -19,6 +19,24 @@ PROFILED_TOKENS = 9
 """A prefill and eight decode steps."""
 
 
+def case(text: str) -> tuple[int, int]:
+    """Batch and prompt tokens of `8`, or `8x32768`. Raises ArgumentTypeError."""
+    batch, _, tokens = text.partition("x")
+    try:
+        found = int(batch), int(tokens or INPUT_TOKENS)
+    except ValueError:
+        found = 0, 0
+    if min(found) < 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: write a batch, 8, or one of long prompts, 8x32768"
+        )
+    return found
+
+
+def cases(text: str) -> list[tuple[int, int]]:
+    return [case(each) for each in text.split(",") if each]
+
+
 def prompts(count: int, length: int, seed: int) -> list[dict[str, list[int]]]:
     source = random.Random(seed)
     return [
@@ -70,16 +88,17 @@ class Arm:
         assert all(len(row) == tokens for row in ids)
         return seconds, ids
 
-    def time(self, batches: list[int], tokens: int, repeats: int) -> None:
+    def time(self, batches: list[tuple[int, int]], tokens: int, repeats: int) -> None:
         rows = self.result["rows"] = []
-        for size in batches:
-            batch = prompts(size, INPUT_TOKENS, size)
+        for size, length in batches:
+            batch = prompts(size, length, size)
             self.run(batch, 4)
             first = [self.run(batch, 1)[0] for _ in range(repeats)]
             whole = [self.run(batch, tokens + 1)[0] for _ in range(repeats)]
             prefill, total = statistics.median(first), statistics.median(whole)
             row = {
                 "batch": size,
+                "input": length,
                 "prefill_ms": round(prefill * 1e3, 3),
                 "tpot_ms": round((total - prefill) / tokens * 1e3, 4),
                 "prefill_all_ms": [round(x * 1e3, 3) for x in first],
@@ -134,7 +153,7 @@ class Arm:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", required=True)
-    parser.add_argument("--batches", default="1,8,32,128")
+    parser.add_argument("--batches", type=cases, default="1,8,32,128", help="8x32768: long prompts")
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--profile", default="", help="batches whose kernels are recorded")
@@ -150,7 +169,7 @@ def main() -> None:
             args.forced.write_text(json.dumps(arm.result["greedy"]))
         arm.result["forced"] = arm.forced_logits(json.loads(args.forced.read_text()))
     arm.save()
-    arm.time([int(x) for x in args.batches.split(",") if x], args.tokens, args.repeats)
+    arm.time(args.batches, args.tokens, args.repeats)
     arm.result["profiled_tokens"] = PROFILED_TOKENS
     for size in args.profile.split(","):
         if size:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import arms, breakdown, engine, spread
+from benchmarks import arms, breakdown, engine, engine_arm, spread
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,6 +81,20 @@ def test_a_decode_step_is_what_a_prefill_lacks():
     old = run(0.5)
     del old["profile_8_prefill"]
     assert breakdown.cells(old) == {}
+
+
+def test_long_prompts_are_cells_of_their_own():
+    assert engine_arm.cases("1,8x32768,") == [(1, 512), (8, 32768)]
+    for wrong in ("x8", "0", "8x0", "8x1k", "8x1x1"):
+        with pytest.raises(argparse.ArgumentTypeError, match="write a batch"):
+            engine_arm.cases(wrong)
+    long = run(0.5)
+    long["rows"][:0] = [{"batch": 8, "input": 32768, "tpot_ms": 7.0, "prefill_ms": 70.0}]
+    long["rows"][1]["input"] = 512
+    cells = engine.cells(long)
+    assert (cells["tpot_ms@8x32768"], cells["prefill_ms@8x32768"]) == (7.0, 70.0)
+    assert cells["tpot_ms@8"] == 0.5
+    assert breakdown.cells(long) == breakdown.cells(run(0.5)), "profiles are of usual prompts"
 
 
 def test_arms():
