@@ -6,16 +6,16 @@
     served.py     which models and layers we serve, and the reason where we do not
     layer.py      the decoder layer as eight to ten calls
     graphs.py     CUDA graphs of decode steps, in which attention is ours
-    greedy.py     which steps take the largest logit and draw nothing
     fp8.py        the two FP8 formats: what a linear layer and an activation are in each
+    sampling.py   sampling parameters in device memory, where kernels read them
     prepare.py    after loading: a launcher for everything that the model can call
     report.py     the start-up table
     upstream/     upstream's own Triton kernels, made ready while weights load
     cli.py        `vllm helion status`, `vllm helion tune` and `vllm helion pack`
 
 The patches call five names: `serve` (Qwen3DecoderLayer), `prepare` (Worker.load_model) and the
-modules `graphs` (CudaGraphManager), `greedy` (Sampler) and `cli`. Imports are lazy: this package is
-imported in every process, the API server's too.
+modules `graphs` (CudaGraphManager), `sampling` (SamplingStates) and `cli`. Imports are lazy: this
+package is imported in every process, the API server's too.
 """
 
 from typing import TYPE_CHECKING

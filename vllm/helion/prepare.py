@@ -26,12 +26,12 @@ def layers_of(model: torch.nn.Module) -> "list[HelionDecoderLayer]":
 
 def prepare(worker: "Worker") -> None:
     """Plan and compile; log the table. Raises ConfigError for a config file that is damaged."""
-    from vllm.helion import greedy, report
+    from vllm.helion import report, sampling
 
     model = worker.model_runner.get_model()
     layers = layers_of(model)
     config = worker.vllm_config
-    greedy.use(bool(layers))
+    sampling.use(bool(layers))
     log = partial(
         report.log,
         layers,
