@@ -11,6 +11,10 @@ forced tokens and, with --profile, the kernels of a decode step. The first proce
 are the forced ones. Further arguments are `engine_arm`'s. Prints medians over processes, their
 range, and each arm's ratio to the last arm, the baseline: more than 1 is faster. The file is
 written after each process; --resume skips those that it has.
+
+Long prompts take so much longer than the tokens behind them that their difference is noise: with
+`--engine-args '{"enable_prefix_caching": true, "max_model_len": 33280}'` prefill is timed with an
+empty cache as ever, and tokens behind prompts that are cached.
 """
 
 import argparse

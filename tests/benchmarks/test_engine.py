@@ -97,6 +97,33 @@ def test_long_prompts_are_cells_of_their_own():
     assert breakdown.cells(long) == breakdown.cells(run(0.5)), "profiles are of usual prompts"
 
 
+@pytest.mark.parametrize("caching", [True, False])
+def test_tokens_are_timed_behind_cached_prompts_where_there_is_a_cache(caching, monkeypatch):
+    class Engine(engine_arm.Arm):
+        """A prompt takes 10 s, or 1 s where it is cached, and each further token 0.5 s."""
+
+        def __init__(self) -> None:
+            self.llm, self.result = self, {"engine_args": {"enable_prefix_caching": caching}}
+            self.cached = False
+
+        def reset_prefix_cache(self) -> None:
+            self.cached = False
+
+        def run(self, batch, tokens):
+            prompt, self.cached = (1.0 if self.cached else 10.0), caching
+            return prompt + 0.5 * (tokens - 1), []
+
+        def save(self) -> None:
+            pass
+
+    engine = Engine()
+    engine.time([(1, 32)], tokens=4, repeats=3)
+    (row,) = engine.result["rows"]
+    assert (row["prefill_ms"], row["tpot_ms"]) == (10000, 500)
+    assert row["prefill_all_ms"] == [10000] * 3
+    assert row["total_all_ms"] == [3000 if caching else 12000] * 3
+
+
 def test_arms():
     assert arms.parse_arm("ours") == ("ours", {})
     assert arms.parse_arm("a:K=1,PATH=x=y") == ("a", {"K": "1", "PATH": "x=y"})
