@@ -145,7 +145,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    everything = cases(qwen3.calls(qwen3.MODELS[options.model], options.format == "block"))
+    model = qwen3.MODELS[options.model], options.format == "block"
+    everything = cases(qwen3.calls(*model), replaced=qwen3.replaced(*model))
     sample = draw(everything, options.sample, options.tokens, options.seed)
     if not sample:
         print(f"--tokens {options.tokens}: none of {', '.join(map(str, TOKENS))}")

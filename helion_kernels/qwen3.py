@@ -38,6 +38,9 @@ FEW = MOST_GROUPWISE
 they need no pass over a row then. With more, the GEMM loses what they gain (`few_tokens`;
 docs/performance-log.md)."""
 
+Call = tuple[str, tuple[Any, ...]]
+"""(op, static dims)"""
+
 VOCAB_PADDING = 64
 """vLLM rounds the rows of an lm_head up to a multiple."""
 
@@ -72,7 +75,7 @@ def read(checkpoint: str | Path) -> tuple[Sizes, bool]:
 
 def calls(
     sizes: Sizes, block: bool, tp: int = 1, num_speculative_tokens: int = 0, attends: bool = True
-) -> list[tuple[str, tuple[Any, ...]]]:
+) -> list[Call]:
     """(op, static dims) in the order of the layer, then what few tokens have instead (`FEW`).
 
     block: scales per 128 rather than per token. num_speculative_tokens: guesses that a decode step
@@ -135,12 +138,31 @@ def few_tokens(block: bool, hidden: int, head_dim: int, inner: int) -> int:
     return FEW if hidden >= 2048 else 1
 
 
+def replaced(
+    sizes: Sizes, block: bool, tp: int = 1, num_speculative_tokens: int = 0
+) -> dict[Call, int]:
+    """Those of `calls` that decode steps of up to so many tokens do not make, as these have groups
+    (`few_tokens`). Raises ValueError where `calls` does."""
+    everything = calls(sizes, block, tp, num_speculative_tokens)
+    inner = sizes.intermediate_size // tp
+    most = few_tokens(block, sizes.hidden_size, sizes.head_dim, inner)
+    grouped = [dims for name, dims in everything if name == "scaled_mm_groupwise"]
+    if not grouped:
+        return {}
+    (hidden, q_size), _ = grouped
+    gone = [("dynamic_per_token_scaled_fp8_quant", (q_size,)), ("scaled_mm", (hidden, q_size))]
+    gone += [("silu_and_mul_dynamic_per_token_quant", (inner,)), ("scaled_mm", (hidden, inner))]
+    attention = "fused_qk_norm_rope_paged_attention"
+    gone += [call for call in everything if call[0] == attention and not call[1][4]]
+    return dict.fromkeys(gone, most)
+
+
 def quantises(block: bool, head_dim: int) -> bool:
     """Whether attention of a decode step quantises its output: where a head is a group."""
     return block and head_dim == GROUP
 
 
-def lm_head_calls(sizes: Sizes, tp: int = 1) -> list[tuple[str, tuple[Any, ...]]]:
+def lm_head_calls(sizes: Sizes, tp: int = 1) -> list[Call]:
     """(op, static dims) of an lm_head in FP8, which is per token whatever the layers are."""
     vocab = -(-sizes.vocab_size // VOCAB_PADDING) * VOCAB_PADDING
     return [

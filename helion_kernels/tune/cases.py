@@ -2,11 +2,12 @@
 """What is to be tuned, and in which order: what weighs most in a decode step comes first."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from helion_kernels.op import Op
+from helion_kernels.qwen3 import Call
 from helion_kernels.registry import OPS
 
 TOKENS = tuple(2**i for i in range(14))
@@ -22,7 +23,7 @@ Their proportion is what counts, and it is alike on all GPUs with FP8.
 """
 
 RARE = 1 / 32
-"""Weight of calls that are not made in every layer."""
+"""Weight of calls that are not made in every layer, or in no usual step of so many tokens."""
 LM_HEAD_ROWS = 1 << 16
 """An lm_head has more, the largest matrix of a layer 51,200."""
 
@@ -43,10 +44,13 @@ class Case:
 
 
 def cases(
-    calls: Iterable[tuple[str, tuple[Any, ...]]], tokens: Sequence[int] = TOKENS
+    calls: Iterable[Call],
+    tokens: Sequence[int] = TOKENS,
+    replaced: Mapping[Call, int] | None = None,
 ) -> list[Case]:
     """Each (op, dims) of the layers' calls (`qwen3.calls`) at each num_tokens, first things first.
 
+    replaced: calls that decode steps of up to so many tokens do not make (`qwen3.replaced`).
     Ordered by tier, rare calls last; in a tier by the weight of (op, dims), so that the configs of
     one are compiled together; then by num_tokens.
     """
@@ -54,15 +58,22 @@ def cases(
     found: list[tuple[int, float, Case]] = []
     for tier, (_, importance) in enumerate(TIERS):
         inside = [n for n in sorted(set(tokens)) if _tier(n) == tier]
-        shares = {n: _shares(counted, n) for n in inside}
-        for name, dims in counted:
-            call = name, dims
-            weights = {n: importance * shares[n][call] for n in inside if call in shares[n]}
-            place = tier if _rarity(name, dims) == 1.0 else len(TIERS)
-            found += [
-                (place, -sum(weights.values()), Case(OPS[name], OPS[name].dims(*dims), n, weight))
-                for n, weight in weights.items()
-            ]
+        rarity = {
+            (c, n): _rarity(c, n, (replaced or {}).get(c, 0)) for c in counted for n in inside
+        }
+        shares = {n: _shares({c: k * rarity[c, n] for c, k in counted.items()}, n) for n in inside}
+        for call in counted:
+            name, dims = call
+            for place, rare in ((tier, 1.0), (len(TIERS), RARE)):
+                weights = {
+                    n: importance * shares[n][call]
+                    for n in inside
+                    if call in shares[n] and rarity[call, n] == rare
+                }
+                found += [
+                    (place, -sum(weights.values()), Case(OPS[name], OPS[name].dims(*dims), n, w))
+                    for n, w in weights.items()
+                ]
     return [case for _, _, case in sorted(found, key=lambda item: item[:2])]
 
 
@@ -70,12 +81,10 @@ def _tier(num_tokens: int) -> int:
     return next(i for i, (largest, _) in enumerate(TIERS) if num_tokens <= largest)
 
 
-def _shares(
-    counted: Counter[tuple[str, tuple[Any, ...]]], num_tokens: int
-) -> dict[tuple[str, tuple[Any, ...]], float]:
+def _shares(counted: Mapping[Call, float], num_tokens: int) -> dict[Call, float]:
     """Share of each (op, dims) in the time of all that are called with so many tokens."""
     times = {
-        (name, dims): count * _rarity(name, dims) * estimate_us(OPS[name], dims, num_tokens)
+        (name, dims): count * estimate_us(OPS[name], dims, num_tokens)
         for (name, dims), count in counted.items()
         if num_tokens <= (OPS[name].most_tokens or num_tokens)
     }
@@ -89,10 +98,12 @@ def estimate_us(op: Op, dims: tuple[Any, ...], num_tokens: int) -> float:
     return max(moved, op.flops(sizes, num_tokens) / FLOPS_PER_US) + OVERHEAD_US
 
 
-def _rarity(name: str, dims: tuple[Any, ...]) -> float:
+def _rarity(call: Call, num_tokens: int, replaced: int) -> float:
     """The first norm of the model is the only one without a residual, there is one lm_head, in FP8
     on demand, and the rope kernel leaves the KV cache to upstream only where its layout or type is
-    unusual."""
+    unusual. What is replaced up to so many tokens serves steps of them that are no decode steps."""
+    name, dims = call
     lm_head = name == "scaled_mm" and dims[0] >= LM_HEAD_ROWS
     first_norm = name.startswith("rms_norm") and not dims[-1]
-    return RARE if lm_head or first_norm or name == "fused_qk_norm_rope" else 1.0
+    rare = lm_head or first_norm or name == "fused_qk_norm_rope" or num_tokens <= replaced
+    return RARE if rare else 1.0

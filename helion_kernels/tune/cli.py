@@ -5,7 +5,6 @@ import argparse
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -94,7 +93,8 @@ def _cases(options: argparse.Namespace, read: Read) -> list[Case]:
         raise ValueError(f"--gpu-minutes {options.gpu_minutes:g}: must be positive")
     if min(options.tokens) < 1:
         raise ValueError(f"--tokens {min(options.tokens)}: must be positive")
-    calls: list[tuple[str, tuple[Any, ...]]] = []
+    calls: list[qwen3.Call] = []
+    replaced: dict[qwen3.Call, int] = {}
     for model in options.model:
         if model in qwen3.MODELS:
             sizes = qwen3.MODELS[model]
@@ -104,10 +104,17 @@ def _cases(options: argparse.Namespace, read: Read) -> list[Case]:
             formats = [block]
         for tp in options.tensor_parallel_size:
             for block in formats:
-                calls += qwen3.calls(sizes, block, tp, options.num_speculative_tokens)
+                made = qwen3.calls(sizes, block, tp, options.num_speculative_tokens)
+                spared = qwen3.replaced(sizes, block, tp, options.num_speculative_tokens)
+                for call in made:  # What one model does without another may make.
+                    least = spared.get(call, 0)
+                    replaced[call] = min(replaced.get(call, least), least)
+                calls += made
             calls += qwen3.lm_head_calls(sizes, tp) if options.lm_head else []
     todo = cases(
-        [call for call in calls if options.ops is None or call[0] in options.ops], options.tokens
+        [call for call in calls if options.ops is None or call[0] in options.ops],
+        options.tokens,
+        replaced,
     )
     if not todo:
         raise ValueError(f"the model calls none of: {', '.join(options.ops)}")

@@ -48,6 +48,50 @@ def test_decoding_comes_first_and_in_it_the_largest_gemm():
     assert dims == [(24576, 4096), (4096, 12288), (6144, 4096), (4096, 4096)]
 
 
+@pytest.mark.parametrize(("model", "most"), [("8b", 8), ("0.6b", 1)])
+def test_what_few_tokens_do_without_comes_last(model, most):
+    sizes = qwen3.MODELS[model]
+    calls = qwen3.calls(sizes, False)
+    few = calls[-4:]
+    replaced = qwen3.replaced(sizes, False)
+    assert set(replaced.values()) == {most}
+    assert {name for name, _ in replaced} == {
+        "fused_qk_norm_rope_paged_attention",
+        "dynamic_per_token_scaled_fp8_quant",
+        "silu_and_mul_dynamic_per_token_quant",
+        "scaled_mm",
+    }
+    products = {dims for name, dims in few if name == "scaled_mm_groupwise"}
+    assert {dims for name, dims in replaced if name == "scaled_mm"} == products
+    assert not set(replaced) & set(few)
+    todo = cases(calls, TOKENS, replaced)
+    assert sorted(map(str, todo)) == sorted(map(str, cases(calls)))
+    gone = [(c.op.name, tuple(c.dims)) in replaced and c.num_tokens <= most for c in todo]
+    assert sum(gone) == len(replaced) * sum(n <= most for n in TOKENS)
+    last = len(todo) - 2 * len(TOKENS) - sum(gone)  # the first norm and the other rope kernel, too
+    assert not any(gone[:last])
+    for n in TOKENS:
+        importance = next(weight for largest, weight in TIERS if n <= largest)
+        assert sum(c.weight for c in todo if c.num_tokens == n) == pytest.approx(importance)
+
+
+def test_nothing_is_replaced_where_nothing_is_few():
+    assert qwen3.replaced(qwen3.MODELS["8b"], True) == {}
+    assert qwen3.replaced(qwen3.MODELS["14b"], False, num_speculative_tokens=3) == {}
+
+
+def test_what_another_model_makes_is_no_rare_call(capsys):
+    def weight(*models):
+        arguments = ["--format", "per-token", "--tokens", "8"]
+        _, out = dry_run("--model", *models, *arguments, capsys=capsys)
+        weights = {
+            case: float(w) for w, case in (line.split(maxsplit=1) for line in out.splitlines())
+        }
+        return weights["dynamic_per_token_scaled_fp8_quant 2048 at 8"]
+
+    assert weight("0.6b", "1.7b") > 8 * weight("1.7b"), "0.6B has groups for one token alone"
+
+
 def test_shares_of_a_step_add_up_to_the_importance():
     todo = cases(qwen3.calls(qwen3.MODELS["32b"], True))
     for n in TOKENS:
