@@ -3,9 +3,9 @@
 
     python -m benchmarks.step --model 8b --format token --tokens 1,8,32 --out step.json
 
-Random weights and 512 tokens of context in a paged cache, every layer its own, so that each is read
-from memory. What kernels do to each other shows here and in no benchmark of one kernel. That
-kernels which overlap do not race is what tests/gpu/test_step.py shows.
+Random weights and --context tokens a sequence in a paged cache, every layer its own, so that each
+is read from memory. What kernels do to each other shows here and in no benchmark of one kernel.
+That kernels which overlap do not race is what tests/gpu/test_step.py shows.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from helion_kernels.fp8 import FP8, GROUP, empty_group_scales
 from helion_kernels.qwen3 import BLOCK_SIZE, MODELS, Sizes, calls, few_tokens, quantises
 
 CONTEXT = 512
-"""Tokens of a sequence before the step's own."""
+"""Tokens of a sequence before the step's own, unless others are asked for."""
 CALLS = ("norm", "qkv", "rope_kv", "attention", "quant", "o", "gate_up", "silu", "down")
 FEW_CALLS = ("few_attention", "few_o", "few_silu", "few_down")
 """Those of `wanted`, in the order of the layer; then what few tokens of per-token FP8 have instead
@@ -78,15 +78,21 @@ def layer_bytes(sizes: Sizes) -> int:
 
 
 def written(cache: torch.Tensor, num_tokens: int) -> torch.Tensor:
-    """Of a layer's cache what a step writes, [num_tokens, kv_heads, 2 head_dim]."""
+    """Of a layer's cache what a step of the usual context writes, [num_tokens, kv_heads, 2 d]."""
     return cache[:num_tokens, :, CONTEXT % BLOCK_SIZE]
 
 
 class Model:
-    """Weights, caches and buffers of a step of num_tokens."""
+    """Weights, caches and buffers of a step of num_tokens, of sequences of `context` tokens."""
 
     def __init__(
-        self, sizes: Sizes, layers: int, block: bool, num_tokens: int, entries: Entries
+        self,
+        sizes: Sizes,
+        layers: int,
+        block: bool,
+        num_tokens: int,
+        entries: Entries,
+        context: int = CONTEXT,
     ) -> None:
         self.sizes, self.block, self.m, self.entries = sizes, block, num_tokens, entries
         self.few = is_few(sizes, block, num_tokens)
@@ -98,9 +104,9 @@ class Model:
         self.workspace = split_k.shared(torch.device("cuda", 0))
         self.norm = torch.ones(hidden, dtype=torch.bfloat16, device="cuda")
         self.head_norm = torch.ones(d, dtype=torch.bfloat16, device="cuda")
-        self.cos_sin = torch.randn((1024, d), device="cuda").to(torch.bfloat16)
-        self.positions = torch.full((num_tokens,), CONTEXT, device="cuda")
-        blocks = -(-(CONTEXT + 1) // BLOCK_SIZE)
+        self.cos_sin = torch.randn((context + 1, d), device="cuda").to(torch.bfloat16)
+        self.positions = torch.full((num_tokens,), context, device="cuda")
+        blocks = -(-(context + 1) // BLOCK_SIZE)
         shape = (num_tokens * blocks, BLOCK_SIZE, kv_heads, 2 * d)
         self.caches = [
             torch.randn(shape, device="cuda").to(torch.bfloat16).transpose(1, 2)
@@ -112,8 +118,8 @@ class Model:
         others = torch.randperm(num_tokens * (blocks - 1), device="cuda") + num_tokens
         table = torch.cat((others.view(num_tokens, -1), last.unsqueeze(1)), dim=1)
         self.block_table = table.to(torch.int32)
-        self.slots = last * BLOCK_SIZE + CONTEXT % BLOCK_SIZE
-        self.seq_lens = torch.full((num_tokens,), CONTEXT + 1, dtype=torch.int32, device="cuda")
+        self.slots = last * BLOCK_SIZE + context % BLOCK_SIZE
+        self.seq_lens = torch.full((num_tokens,), context + 1, dtype=torch.int32, device="cuda")
         self.input = torch.randn((num_tokens, hidden), device="cuda").to(torch.bfloat16)
 
     def _activation(self, k: int, grouped: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
@@ -175,6 +181,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, help="default: the model's")
     parser.add_argument("--format", choices=("token", "block"), default="token")
     parser.add_argument("--tokens", default="1,8,32")
+    parser.add_argument("--context", type=int, default=CONTEXT, help=f"{CONTEXT}")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--no-pdl", action="store_true", help="launch kernels one after another")
     parser.add_argument("--out", type=Path)
@@ -186,7 +193,7 @@ def main() -> None:
     entries = prepare(sizes, block, max(tokens))
     rows = []
     for m in tokens:
-        us = measure(Model(sizes, layers, block, m, entries), args.rounds)
+        us = measure(Model(sizes, layers, block, m, entries, args.context), args.rounds)
         gb_s = layers * layer_bytes(sizes) / us / 1e3
         rows.append({"tokens": m, "us": us, "weight_gb_s": gb_s})
         print(f"{m:5d} tokens {us:9.1f} us {gb_s:6.0f} GB/s of weights", flush=True)

@@ -52,8 +52,8 @@ class Bench:
 
 
 class Model:
-    def __init__(self, sizes, layers, block, num_tokens, entries):
-        self.block, self.entries = block, entries
+    def __init__(self, sizes, layers, block, num_tokens, entries, context):
+        self.block, self.entries, self.context = block, entries, context
         self.few = in_step.step.is_few(sizes, block, num_tokens)
 
     def step(self):
@@ -67,13 +67,10 @@ def world(monkeypatch, tmp_path):
 
     def graph(arm, calls):
         (step,) = arm
-        entries = step.__self__.entries
-        total = 0.0
-        for call, (function, _) in entries.items():
-            searched = isinstance(function, partial)
-            total += (
-                us.get((call, key(function.args[0].config)), SHIPPED_US) if searched else SHIPPED_US
-            )
+        model, total = step.__self__, 0.0
+        for call, (function, _) in model.entries.items():
+            searched = (call, key(function.args[0].config)) if isinstance(function, partial) else ()
+            total += us.get((*searched, model.context), us.get(searched, SHIPPED_US))
         return total
 
     monkeypatch.setattr(in_step, "GpuBench", Bench)
@@ -83,11 +80,11 @@ def world(monkeypatch, tmp_path):
         in_step.timing, "measure", lambda graphs, rounds: [Timing(t, t, t) for t in graphs]
     )
 
-    def run(*calls, block=False, num_tokens=8):
+    def run(*calls, block=False, num_tokens=8, contexts=(512,)):
         entries = {
             call: (lambda *args: None, 0) for call in in_step.step.names(MODELS["8b"], block)
         }
-        search = in_step.Search(Device(us), "8b", block, num_tokens, entries)
+        search = in_step.Search(Device(us), "8b", block, num_tokens, entries, contexts)
         in_step.choose(search, calls, 1000, tmp_path)
         return search
 
@@ -114,12 +111,12 @@ def test_what_gains_is_kept_and_written(world, capsys):
     world.us["qkv", key(first)] = 8.0
     world.us["qkv", key(second)] = 7.0
     search = world.run("qkv", "down")
-    before, now = search.layer_us()
+    ((before, now),) = search.layer_us()
     assert (before - now) * search.layers == pytest.approx(3.0)
     (entry,) = world.written()[op.name]
     assert entry["config"] == second
     assert (entry["upto"], entry["tokens"], entry["us"]) == (8, [8], 5.0)
-    assert entry["provenance"]["step"] == pytest.approx((STEP_US - 3) / STEP_US, abs=1e-4)
+    assert entry["provenance"]["step"] == {"512": round((STEP_US - 3) / STEP_US, 4)}
     assert "in_step" in entry["provenance"]["method"]
     out = capsys.readouterr().out
     assert out.count("not taken") == 1  # down, of which no config gains anything
@@ -132,9 +129,9 @@ def test_the_best_of_one_call_is_there_when_the_next_is_searched(world):
     world.us |= {("qkv", key(one)): 5.0, ("gate_up", key(other)): 5.0}
     world.run("qkv", "gate_up")
     qkv, gate_up = sorted(world.written()["scaled_mm"], key=lambda e: e["dims"]["n"])
-    assert qkv["provenance"]["step"] == pytest.approx((STEP_US - 5) / STEP_US, abs=1e-4)
+    assert qkv["provenance"]["step"] == {"512": round((STEP_US - 5) / STEP_US, 4)}
     expected = (STEP_US - 10) / (STEP_US - 5)
-    assert gate_up["provenance"]["step"] == pytest.approx(expected, abs=1e-4)
+    assert gate_up["provenance"]["step"] == {"512": round(expected, 4)}
 
 
 def test_few_tokens_have_calls_of_their_own(world, capsys):
@@ -145,6 +142,22 @@ def test_few_tokens_have_calls_of_their_own(world, capsys):
     assert "few_o" in capsys.readouterr().out
     world.run("o", num_tokens=16)
     assert "few_o" not in capsys.readouterr().out
+
+
+def test_a_config_may_lose_at_no_context(world):
+    op, (long, short, both, *_) = space("few_attention")
+    for config, *us in ((long, 12.0, 1.0), (short, 1.0, 12.0), (both, 10.0, 6.0)):
+        for context, time in zip((512, 32768), us, strict=True):
+            world.us["few_attention", key(config), context] = time
+    search = world.run("attention", contexts=(512, 32768))
+    (entry,) = world.written()[op.name]
+    assert entry["config"] == both
+    assert entry["provenance"]["step"] == {
+        "512": 1.0,
+        "32768": round((STEP_US - 4) / STEP_US, 4),
+    }
+    now = [now * search.layers for _, now in search.layer_us()]
+    assert now == pytest.approx([STEP_US, STEP_US - 4])
 
 
 def test_less_than_the_gain_is_noise(world):
@@ -172,7 +185,8 @@ def test_where_attention_quantises_there_is_no_call_for_it(block, num_tokens, ma
 
 
 @pytest.mark.parametrize(
-    "args", [["--calls", "qkv,attention"], ["--tokens", "0"], ["--tokens", "8,65"]]
+    "args",
+    [["--calls", "qkv,rope_kv"], ["--tokens", "0"], ["--tokens", "8,65"], ["--context", "512,0"]],
 )
 def test_what_is_no_decode_step_is_refused(args, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("sys.argv", ["in_step", *args, "--out", str(tmp_path)])
