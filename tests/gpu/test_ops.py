@@ -10,6 +10,7 @@ import torch
 from helion_kernels import OPS, plan
 from helion_kernels.accuracy import expect, fresh_outputs, problems
 from helion_kernels.op import Op
+from helion_kernels.ops import fused_qk_norm_rope_paged_attention as attention
 from helion_kernels.qwen3 import MODELS, dims_of
 from helion_kernels.sample import POISON, Random
 from helion_kernels.tune.cases import LM_HEAD_ROWS
@@ -80,6 +81,15 @@ def test_every_num_tokens(name, dims, plans, compiled) -> None:
     for seed, num_tokens in enumerate(tokens):
         assert_right(OPS[name], sample(name, dims, num_tokens, seed), plans[name, dims])
     assert compiled == []
+
+
+@pytest.mark.parametrize("num_seqs", [1, 4, 16])
+@pytest.mark.parametrize("dims", [dims for name, dims in CASES if name == attention.OP.name])
+def test_attention_of_long_sequences(dims, num_seqs, plans, monkeypatch) -> None:
+    """Which have as many parts as a config allows."""
+    monkeypatch.setattr(attention, "CONTEXT", 20000)
+    name = attention.OP.name
+    assert_right(attention.OP, sample(name, dims, num_seqs), plans[name, dims])
 
 
 @pytest.mark.parametrize("name", OPS)
