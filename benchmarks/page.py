@@ -24,7 +24,8 @@ KERNELS_METHOD = (
 ENGINE_METHOD = (
     "Method: `python -m benchmarks.engine`, each arm in processes of its own, interleaved; medians "
     "over processes, in brackets their range where there are several. Speed-up: an arm's time over "
-    "the first arm's. `tpot_ms@8`: time per output token in a batch of 8."
+    "the first arm's. `tpot_ms@8`: time per output token in a batch of 8, `tpot_ms@8x32768`: behind"
+    " prompts of 32768 tokens instead of 512."
 )
 STEPS_METHOD = (
     "Microseconds of a decode step, by kernel. With dependent launch kernels overlap: a kernel's "
