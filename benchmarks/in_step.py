@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks import step
+from benchmarks import floor, step
 from helion_kernels import OPS, deep_gemm, launch, select, timing
 from helion_kernels.op import Config
 from helion_kernels.qwen3 import MODELS
@@ -84,7 +84,7 @@ class Search:
         sizes = MODELS[model]
         self.device, self.num_tokens = device, num_tokens
         self.calls = dict(zip(step.names(sizes, block), step.wanted(sizes, block), strict=True))
-        self.layers = -(-WEIGHTS // step.layer_bytes(sizes))
+        self.layers = -(-WEIGHTS // floor.layer_bytes(sizes))
         self.entries, self.contexts = dict(ready), contexts
         self.models = [
             step.Model(sizes, self.layers, block, num_tokens, self.entries, context)

@@ -4,7 +4,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from benchmarks import breakdown, engine, ratios, server, spread
+from benchmarks import breakdown, engine, floor, ratios, server, spread
 from benchmarks.ratios import FEW, GEMM_SMALL, GEMM_TARGETS, INDUCTOR, MANY, TARGETS, Case
 
 BEGIN, END = "<!-- begin: python -m benchmarks.report -->", "<!-- end -->"
@@ -30,6 +30,10 @@ ENGINE_METHOD = (
 STEPS_METHOD = (
     "Microseconds of a decode step, by kernel. With dependent launch kernels overlap: a kernel's "
     "time holds its wait for the one ahead, and the step takes less than their sum."
+)
+FLOOR_METHOD = (
+    "Share of the floor: the bytes that a step must read (`benchmarks/floor.py`) at {:.2f} TB/s, "
+    "which `benchmarks.kernels` measured on such a GPU."
 )
 SERVER_METHOD = (
     "Method: `python -m benchmarks.server`: `vllm serve` and `vllm bench serve`, random prompts of "
@@ -144,9 +148,14 @@ def kernels(gpu: str, cases: list[Case], documents: list[dict[str, Any]]) -> Ite
         yield f"![{op}: speed-up and share of the floor](plots/{gpu}/{op}.svg)"
 
 
-def engines(documents: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """The section of one GPU's `benchmarks.engine`, by file name without suffix."""
+def engines(
+    documents: dict[str, dict[str, Any]], kernels: Iterable[dict[str, Any]] = ()
+) -> Iterator[str]:
+    """The section of one GPU's `benchmarks.engine`, by file name without suffix.
+
+    kernels: its documents of `benchmarks.kernels`, for the rate of its memory."""
     yield from _section("Engine", "engine", ENGINE_METHOD, documents)
+    rates = [each["ceilings"]["read_bytes_per_us"] for each in kernels if each.get("ceilings")]
     for name, document in documents.items():
         yield from _comparison(name, document, spread.summary(document["runs"], engine.cells))
         steps = spread.summary(document["runs"], breakdown.cells)
@@ -155,6 +164,11 @@ def engines(documents: dict[str, dict[str, Any]]) -> Iterator[str]:
             yield STEPS_METHOD
             yield ""
             yield from arms(steps)
+        if rates and (found := floor.shares(document, max(rates))):
+            yield ""
+            yield FLOOR_METHOD.format(max(rates) / 1e6)
+            yield ""
+            yield from table(["", *found], floor.lines(found))
 
 
 def headline(documents: Iterable[dict[str, Any]]) -> Iterator[str]:

@@ -84,7 +84,8 @@ def render(folders: dict[str, Results]) -> str:
         if not (results.cases or results.engines or results.servers):
             continue
         lines += ["", f"## {gpu}", "", *page.kernels(gpu, results.cases, results.kernels)]
-        lines += ["", *page.engines(results.engines), "", *page.servers(results.servers)]
+        lines += ["", *page.engines(results.engines, results.kernels)]
+        lines += ["", *page.servers(results.servers)]
     return "\n".join(lines) + "\n"
 
 

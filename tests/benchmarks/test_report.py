@@ -190,6 +190,19 @@ def test_kernels_of_a_decode_step_are_shown_where_they_were_profiled(text):
     assert line_of(text, "gemm@8") == ["gemm@8", "150.0", "150.0", "1.00x"]
 
 
+def test_the_floor_is_by_the_rate_of_the_gpus_memory(results):
+    def text():
+        return report.render({"nvidia_h100": report.load(results / "nvidia_h100", lambda _: None)})
+
+    assert "Share of the floor:" not in text(), "no rate was measured"
+    measured = {**KERNELS, "ceilings": {"read_bytes_per_us": 3e6}}
+    (results / "nvidia_h100/kernels-8b.json").write_text(json.dumps(measured))
+    assert "at 3.00 TB/s" in text()
+    # 6.95 GB of weights, 1.24 of lm_head, 0.68 of keys and values: 2.96 ms, ours took 4.1
+    (line,) = (line for line in text().splitlines() if " % of 2.957 |" in line)
+    assert line == "| tpot_ms@8 | 72 % of 2.957 | 58 % of 2.957 |"
+
+
 def test_files_of_another_form_are_named(results):
     said = []
     report.load(results / "nvidia_h100", said.append)
