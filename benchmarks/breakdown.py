@@ -8,7 +8,7 @@ their difference is the decode steps. Exact where the prefill fits one step (32 
 import re
 from typing import Any
 
-from benchmarks.engine_arm import INPUT_TOKENS
+from benchmarks.engine_arm import label
 
 GROUPS = ("gemm", "norm+quant", "rope+cache", "attention", "lm_head", "sampling", "other")
 _RULES = [
@@ -58,8 +58,7 @@ def cells(run: dict[str, Any]) -> dict[str, float]:
         us = {each: round(max(0.0, whole[each] - first[each]) / steps) for each in GROUPS}
         found |= {f"{each}@{batch}": value for each, value in us.items()}
         total = found[f"kernels@{batch}"] = sum(us.values())
-        rows = [r for r in run["rows"] if r.get("input", INPUT_TOKENS) == INPUT_TOKENS]
-        tpot = next((r["tpot_ms"] for r in rows if r["batch"] == batch), None)
+        tpot = next((r["tpot_ms"] for r in run["rows"] if label(r) == match[1]), None)
         if tpot is not None:
             found[f"not in kernels@{batch}"] = 1e3 * tpot - total
     return found

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import arms, breakdown, processes, record, spread
-from benchmarks.engine_arm import INPUT_TOKENS
+from benchmarks.engine_arm import label
 
 
 def run_arm(
@@ -44,14 +44,8 @@ def cells(run: dict[str, Any]) -> dict[str, float]:
     """A process's figures, by name and batch; a published file may lack some, and says why."""
     found = {"startup_s": run["startup_s"]}
     for key in ("tpot_ms", "prefill_ms"):
-        found |= {f"{key}@{_case(row)}": row[key] for row in run["rows"] if key in row}
+        found |= {f"{key}@{label(row)}": row[key] for row in run["rows"] if key in row}
     return found
-
-
-def _case(row: dict[str, Any]) -> str:
-    """`8`, or `8x32768` where prompts are not of the usual length."""
-    length = row.get("input", INPUT_TOKENS)
-    return f"{row['batch']}" if length == INPUT_TOKENS else f"{row['batch']}x{length}"
 
 
 def agreement(a: dict[str, Any], b: dict[str, Any]) -> dict[str, float]:

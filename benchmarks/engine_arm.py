@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-INPUT_TOKENS = 512
+INPUT_TOKENS, OUTPUT_TOKENS = 512, 128
 FORCED_PROMPTS, FORCED_TOKENS = 8, 64
 PROFILED_TOKENS = 9
 """A prefill and eight decode steps."""
@@ -31,6 +31,12 @@ def case(text: str) -> tuple[int, int]:
             f"{text!r}: write a batch, 8, or one of long prompts, 8x32768"
         )
     return found
+
+
+def label(row: dict[str, Any]) -> str:
+    """What `case` reads: of a row of results, of which the first had no "input"."""
+    length = row.get("input", INPUT_TOKENS)
+    return f"{row['batch']}" if length == INPUT_TOKENS else f"{row['batch']}x{length}"
 
 
 def cases(text: str) -> list[tuple[int, int]]:
@@ -165,7 +171,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", required=True)
     parser.add_argument("--batches", type=cases, default="1,8,32,128", help="8x32768: long prompts")
-    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--tokens", type=int, default=OUTPUT_TOKENS)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--profile", default="", help="batches whose kernels are recorded")
     parser.add_argument("--engine-args", default="{}")

@@ -11,11 +11,9 @@ from typing import Any, NamedTuple
 
 from benchmarks import breakdown, engine, spread
 from benchmarks.checkpoint import LAYERS
-from benchmarks.engine_arm import INPUT_TOKENS
+from benchmarks.engine_arm import OUTPUT_TOKENS, case
+from benchmarks.step import layer_bytes
 from helion_kernels.qwen3 import MODELS, Sizes
-
-OUTPUT_TOKENS = 128
-"""Of `engine_arm`, unless its arguments say otherwise."""
 
 
 class Share(NamedTuple):
@@ -26,12 +24,6 @@ class Share(NamedTuple):
 
     def __str__(self) -> str:
         return f"{100 * self.share:.0f} % of {spread.number(self.floor)}"
-
-
-def layer_bytes(sizes: Sizes) -> int:
-    """Of a layer's weights."""
-    hidden, inner, q_heads, kv_heads, d, _ = sizes
-    return hidden * (2 * q_heads + 2 * kv_heads) * d + 3 * hidden * inner
 
 
 def step_bytes(
@@ -66,7 +58,10 @@ def shares(document: dict[str, Any], bytes_per_us: float) -> dict[str, dict[str,
     for arm, times in spread.summary(document["runs"], _times).items():
         quick = (document.get("arms") or {}).get(arm, {}).get("VLLM_HELION_FP8_LM_HEAD") == "1"
         for cell, time in times.items():
-            kind, batch, length = _parts(cell)
+            kind, at, where = cell.partition("@")
+            if not at:
+                continue  # start-up
+            batch, length = case(where)
             context = length + tokens / 2 if kind == "tpot_ms" else length
             needed = step_bytes(MODELS[model], LAYERS[model], batch, context, quick)
             if time.median and kind in ("tpot_ms", *needed):
@@ -78,13 +73,6 @@ def shares(document: dict[str, Any], bytes_per_us: float) -> dict[str, dict[str,
 
 def _times(run: dict[str, Any]) -> dict[str, float]:
     return engine.cells(run) | breakdown.cells(run)
-
-
-def _parts(cell: str) -> tuple[str, int, int]:
-    """`tpot_ms@8x32768` -> kind, batch, tokens of a prompt."""
-    kind, _, case = cell.partition("@")
-    batch, _, length = case.partition("x")
-    return kind, int(batch or 1), int(length or INPUT_TOKENS)
 
 
 def lines(found: dict[str, dict[str, Share]]) -> Iterator[list[str]]:

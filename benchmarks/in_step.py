@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks import floor, step
+from benchmarks import step
 from helion_kernels import OPS, deep_gemm, launch, select, timing
 from helion_kernels.op import Config
 from helion_kernels.qwen3 import MODELS
@@ -84,7 +84,7 @@ class Search:
         sizes = MODELS[model]
         self.device, self.num_tokens = device, num_tokens
         self.calls = dict(zip(step.names(sizes, block), step.wanted(sizes, block), strict=True))
-        self.layers = -(-WEIGHTS // floor.layer_bytes(sizes))
+        self.layers = -(-WEIGHTS // step.layer_bytes(sizes))
         self.entries, self.contexts = dict(ready), contexts
         self.models = [
             step.Model(sizes, self.layers, block, num_tokens, self.entries, context)
@@ -177,12 +177,12 @@ def write(folder: Path, search: Search, case: Case, one: Found, tried: int) -> N
 def choose(search: Search, calls: Sequence[str], most: int, folder: Path) -> None:
     """Search each of calls that the model makes, and write and keep what gains."""
     device, num_tokens = search.device, search.num_tokens
+    model, *_ = search.models
     tried = {}
     for name in calls:
-        few = search.models[0].few
-        if name == "quant" and (search.models[0].block or few):
+        if name == "quant" and (model.block or model.few):
             continue  # attention quantises
-        call = step.made(name, few)
+        call = step.made(name, model.few)
         case = search.case(call)
         tried[call] = candidates(case, device.gpu, most)
         for config in tried[call]:  # of all calls at once: compilers stay busy

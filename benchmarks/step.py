@@ -17,7 +17,6 @@ from typing import Any
 import torch
 
 from benchmarks.checkpoint import LAYERS
-from benchmarks.floor import layer_bytes
 from helion_kernels import OPS, plan, split_k, timing
 from helion_kernels.environment import describe
 from helion_kernels.fp8 import FP8, GROUP, empty_group_scales
@@ -70,6 +69,12 @@ def wanted(sizes: Sizes, block: bool) -> list[tuple[str, tuple[Any, ...]]]:
     writes no cache. "rope_kv" is for prompts: a decode step's "attention" does that, too."""
     _, *found = calls(sizes, block)
     return [(name, dims) for name, dims in found if name != "fused_qk_norm_rope"]
+
+
+def layer_bytes(sizes: Sizes) -> int:
+    """Of a layer's weights."""
+    hidden, inner, q_heads, kv_heads, d, _ = sizes
+    return hidden * (2 * q_heads + 2 * kv_heads) * d + 3 * hidden * inner
 
 
 def written(cache: torch.Tensor, num_tokens: int) -> torch.Tensor:

@@ -144,17 +144,15 @@ def replaced(
     """Those of `calls` that decode steps of up to so many tokens do not make, as these have groups
     (`few_tokens`). Raises ValueError where `calls` does."""
     everything = calls(sizes, block, tp, num_speculative_tokens)
-    inner = sizes.intermediate_size // tp
-    most = few_tokens(block, sizes.hidden_size, sizes.head_dim, inner)
     grouped = [dims for name, dims in everything if name == "scaled_mm_groupwise"]
     if not grouped:
         return {}
-    (hidden, q_size), _ = grouped
+    (hidden, q_size), (_, inner) = grouped
     gone = [("dynamic_per_token_scaled_fp8_quant", (q_size,)), ("scaled_mm", (hidden, q_size))]
     gone += [("silu_and_mul_dynamic_per_token_quant", (inner,)), ("scaled_mm", (hidden, inner))]
     attention = "fused_qk_norm_rope_paged_attention"
     gone += [call for call in everything if call[0] == attention and not call[1][4]]
-    return dict.fromkeys(gone, most)
+    return dict.fromkeys(gone, few_tokens(block, hidden, sizes.head_dim, inner))
 
 
 def quantises(block: bool, head_dim: int) -> bool:

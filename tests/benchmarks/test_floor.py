@@ -3,7 +3,7 @@
 
 import pytest
 
-from benchmarks import floor
+from benchmarks import floor, step
 from helion_kernels.qwen3 import MODELS
 
 LAYER = 4096 * (4096 + 2 * 1024) + 4096 * 4096 + 3 * 4096 * 12288
@@ -14,7 +14,7 @@ RATE = 3e6
 
 
 def test_bytes_of_a_step():
-    assert floor.layer_bytes(MODELS["8b"]) == LAYER
+    assert step.layer_bytes(MODELS["8b"]) == LAYER
     expected = {"gemm": WEIGHTS, "attention": 8 * 600 * TOKEN, "lm_head": LM_HEAD}
     assert floor.step_bytes(MODELS["8b"], 36, 8, 600, False) == expected
     expected["lm_head"] /= 2

@@ -9,8 +9,6 @@ import torch
 
 pytest.importorskip("vllm")
 
-pytestmark = pytest.mark.gpu
-
 REQUESTS, VOCABULARY = 64, 151936
 
 

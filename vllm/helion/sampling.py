@@ -9,7 +9,6 @@ logits (docs/performance-log.md). They change when requests come, so most steps 
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 if TYPE_CHECKING:
@@ -46,10 +45,11 @@ class Copy:
     def __init__(self, parameter: "UvaBackedTensor") -> None:
         with torch.inference_mode(False):  # Else it could not be written outside of that mode.
             self.tensor = torch.empty_like(parameter.cpu, device=parameter.gpu.device)
-        self.values: np.ndarray | None = None
+        self.values: bytes | None = None
 
     def serve(self, parameter: "UvaBackedTensor") -> None:
-        if self.values is None or not np.array_equal(self.values, parameter.np):
-            self.values = parameter.np.copy()
+        values = parameter.np.tobytes()  # In each step: a tenth of what np.array_equal takes.
+        if values != self.values:
+            self.values = values
             self.tensor.copy_(parameter.gpu, non_blocking=True)
         parameter.gpu = self.tensor
