@@ -34,8 +34,10 @@ from helion_kernels.tune.run import provenance
 from helion_kernels.tune.seeds import today
 
 ORDER = ("gate_up", "down", "qkv", "o", "silu", "norm", "quant")
-"""Calls of a layer, those that take most first. Without attention unless it is asked for: the
-sequences of a step here are all of one length, and a config that suits them may not suit others."""
+"""Calls of a layer, those that take most first. Without attention unless it is asked for, with the
+contexts that it is to serve."""
+SPREAD = 0.5
+"""Of the lengths of a step's sequences: parts that suit one length may not suit others."""
 WEIGHTS = 1 << 30
 """Bytes of weights in a step, at least: no layer finds its own in the L2 cache."""
 FINALISTS = 4
@@ -87,7 +89,7 @@ class Search:
         self.layers = -(-WEIGHTS // step.layer_bytes(sizes))
         self.entries, self.contexts = dict(ready), contexts
         self.models = [
-            step.Model(sizes, self.layers, block, num_tokens, self.entries, context)
+            step.Model(sizes, self.layers, block, num_tokens, self.entries, context, SPREAD)
             for context in contexts
         ]
         self.first = self.graphs = self._graphs(self.entries)

@@ -82,6 +82,12 @@ def written(cache: torch.Tensor, num_tokens: int) -> torch.Tensor:
     return cache[:num_tokens, :, CONTEXT % BLOCK_SIZE]
 
 
+def lengths_of(num_seqs: int, context: int, spread: float) -> list[int]:
+    """Tokens of sequences, evenly from context * (1 - spread) to context * (1 + spread)."""
+    offsets = [(2 * i + 1 - num_seqs) / max(1, num_seqs - 1) for i in range(num_seqs)]
+    return [round(context * (1 + spread * offset)) for offset in offsets]
+
+
 class Model:
     """Weights, caches and buffers of a step of num_tokens, of sequences of `context` tokens."""
 
@@ -93,7 +99,10 @@ class Model:
         num_tokens: int,
         entries: Entries,
         context: int = CONTEXT,
+        spread: float = 0.0,
     ) -> None:
+        """Sequences of context tokens on the average, the shortest and the longest by spread of it
+        from that."""
         self.sizes, self.block, self.m, self.entries = sizes, block, num_tokens, entries
         self.few = is_few(sizes, block, num_tokens)
         hidden, inner, q_heads, kv_heads, d, _ = sizes
@@ -106,7 +115,8 @@ class Model:
         self.head_norm = torch.ones(d, dtype=torch.bfloat16, device="cuda")
         self.cos_sin = torch.randn((context + 1, d), device="cuda").to(torch.bfloat16)
         self.positions = torch.full((num_tokens,), context, device="cuda")
-        blocks = -(-(context + 1) // BLOCK_SIZE)
+        lengths = lengths_of(num_tokens, context, spread)
+        blocks = -(-(max(lengths) + 1) // BLOCK_SIZE)
         shape = (num_tokens * blocks, BLOCK_SIZE, kv_heads, 2 * d)
         self.caches = [
             torch.randn(shape, device="cuda").to(torch.bfloat16).transpose(1, 2)
@@ -119,7 +129,7 @@ class Model:
         table = torch.cat((others.view(num_tokens, -1), last.unsqueeze(1)), dim=1)
         self.block_table = table.to(torch.int32)
         self.slots = last * BLOCK_SIZE + context % BLOCK_SIZE
-        self.seq_lens = torch.full((num_tokens,), context + 1, dtype=torch.int32, device="cuda")
+        self.seq_lens = torch.tensor(lengths, dtype=torch.int32, device="cuda") + 1
         self.input = torch.randn((num_tokens, hidden), device="cuda").to(torch.bfloat16)
 
     def _activation(self, k: int, grouped: bool = False) -> tuple[torch.Tensor, torch.Tensor]:

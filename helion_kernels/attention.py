@@ -27,10 +27,15 @@ class Dims(NamedTuple):
 
 
 JOINED = 128
-"""Rows of parts that the last program of a sequence may read at once where there are several new
-tokens: as many registers of 128 threads. 256, of Qwen3-8B 16 parts of 4 tokens, spill 2.4 KB."""
+"""Rows of parts that a sequence's last program reads at once: as many registers of 128 threads. 256
+spill 0.2 to 2.4 KB."""
+MOST = 32
+"""Parts of a sequence."""
 LONG = 4
 """Parts that a long sequence may have in any case."""
+FLIGHT = 8 << 20
+"""Bytes of long sequences that are asked for at once, where they can be. One of 32768 tokens alone
+with 64 programs of one tile, 4 MB, takes twice the time of its bytes (docs/performance-log.md)."""
 MOST_QUERIES = 32
 """Rows of a program's tile: query heads of a KV head, times new tokens. 64 spill 0.6 to 0.8 KB."""
 
@@ -46,6 +51,14 @@ SUMS = 1 << 17
 """Words at the end of the workspace, for the logarithms."""
 ROOM = split_k.SIZE - split_k.COUNTED - SUMS
 """Words before them, for the parts."""
+
+
+def joined_at_once(splits: int, queries: int) -> int:
+    """Parts that a sequence's last program reads at once: all, if registers have room for them.
+
+    Each further reading takes 1.8 us on an H200. In the kernel splits is a symbol.
+    """
+    return torch.sym_min(splits, max(1, JOINED // power_of_2(queries)))
 
 
 def parts(
@@ -73,16 +86,18 @@ def parts(
 
 
 def default_config(dims: Dims, num_seqs: int) -> Config:
-    """Splits until two programs share each multiprocessor, and long sequences in any case."""
+    """Splits until two programs share each multiprocessor, and long sequences in any case; then has
+    two tiles on their way if one of each program is not enough."""
     idle = 2 * MULTIPROCESSORS // (num_seqs * dims.num_kv_heads)
-    splits = min(16, power_of_2(max(LONG, idle)))
+    splits = min(MOST, power_of_2(max(LONG, idle)))
     while not serves(dims, _config(splits, 64, 64, 4, 3), num_seqs):
         splits //= 2
     # On an H100 parts of 1024 tokens were best from 16 sequences on, and with four new tokens of
     # each, whose tiles keep the tensor cores busy, more stages (docs/performance-log.md).
     if dims.query_len > 1:
         return _config(splits, 128 if idle >= 8 else 512 if idle >= 2 else 1024, 64, 4, 5)
-    return _config(splits, 64 if idle >= 8 else 256 if idle >= 2 else 1024, 64, 4, 3)
+    config = _config(splits, 64 if idle >= 8 else 256 if idle >= 2 else 1024, 64, 4, 3)
+    return config if flight(dims, config, num_seqs) >= FLIGHT else config | Config(num_stages=5)
 
 
 def space(dims: Dims, num_seqs: int) -> list[Config]:
@@ -93,8 +108,8 @@ def space(dims: Dims, num_seqs: int) -> list[Config]:
     """
     configs = [
         _config(splits, least, tile, warps, stages)
-        for splits in (1, 2, 4, 8, 16, 32)
-        for least in (64, 128, 256, 512, 1024)
+        for splits in (1, 2, 4, 8, 16, MOST)
+        for least in (32, 64, 128, 256, 512, 1024)
         for tile in (32, 64, 128)
         for warps in (2, 4, 8)
         for stages in (3, 5, 7, 9)
@@ -102,15 +117,22 @@ def space(dims: Dims, num_seqs: int) -> list[Config]:
         if 4 * dims.head_dim * tile * (stages // 2) < SHARED
     ]
     most = max(4, 16 * MULTIPROCESSORS // (num_seqs * dims.num_kv_heads))
-    return [c for c in configs if c["block_sizes"][0] <= most and serves(dims, c, num_seqs)]
+    served = [c for c in configs if c["block_sizes"][0] <= most and serves(dims, c, num_seqs)]
+    enough = min(FLIGHT, max(flight(dims, config, num_seqs) for config in served))
+    return [config for config in served if flight(dims, config, num_seqs) >= enough]
+
+
+def flight(dims: Dims, config: Config, num_seqs: int) -> int:
+    """Bytes of keys and values of long sequences that are on their way to programs at once."""
+    splits, _, tile = config["block_sizes"]
+    programs = num_seqs * dims.num_kv_heads * splits
+    tiles = config["num_stages"] // 2
+    return programs * tiles * tile * 4 * dims.head_dim
 
 
 def serves(dims: Dims, config: Config, num_seqs: int) -> bool:
-    """Whether what parts found has room in the workspace, and in registers when it is joined."""
+    """Whether what parts found has room in the workspace."""
     splits = config["block_sizes"][0]
-    queries = dims.query_len * dims.num_q_heads // dims.num_kv_heads
-    if dims.query_len > 1 and splits > LONG and splits * queries > JOINED:
-        return False
     rows = splits * num_seqs * dims.query_len * dims.num_q_heads
     counted = num_seqs * dims.num_kv_heads <= split_k.COUNTED
     return splits == 1 or (counted and rows <= SUMS and rows * dims.head_dim <= ROOM)

@@ -94,7 +94,7 @@ def kernel(
     queries = query_len * group
     block_size = hl.specialize(block_size)
     splits = hl.register_block_size(1, 64)
-    least = hl.register_block_size(64, 4096)
+    least = hl.register_block_size(32, 4096)
     size_t = hl.register_block_size(16, 128)
     hl.pdl_launch_dependents()
     # Parts that only long sequences have come first, so that what starts last is short.
@@ -104,7 +104,7 @@ def kernel(
         cached = torch.clamp(length - query_len, min=0)
         joined = torch.clamp((cached + least - 1) // least, 1, splits).to(torch.int32)
         if split < joined:
-            # None but the last is empty, as joined <= splits <= least.
+            # None but the last is empty, as joined <= splits <= 2 least.
             part = (cached + joined - 1) // joined
             begin = split * part
             end = torch.minimum(begin + part, cached)
@@ -205,20 +205,27 @@ def kernel(
                 before = hl.atomic_add(arrived, [seq, head], 1, sem="acq_rel")
                 if before == joined - 1:
                     arrived[seq, head] = 0
-                    for tile_s in hl.tile(0, joined, block_size=splits):
+                    best = hl.full([queries], float("-inf"), dtype=torch.float32)
+                    whole = hl.zeros([queries], dtype=torch.float32)
+                    joint = hl.zeros([queries, head_dim], dtype=torch.float32)
+                    at_once = attention.joined_at_once(splits, queries)
+                    for tile_s in hl.tile(0, joined, block_size=at_once):
                         present = (tile_s.index < joined)[:, None]
                         found = torch.where(present, sums[tile_s, seq, head, :], float("-inf"))
-                        share = torch.exp2(found - torch.amax(found, dim=0)[None, :])
+                        new_best = torch.maximum(best, torch.amax(found, dim=0))
+                        share = torch.exp2(found - new_best[None, :])
+                        shrink = torch.exp2(best - new_best)
+                        whole = whole * shrink + torch.sum(share, dim=0)
                         parts = partials[tile_s, seq, head, :, :] * share[:, :, None]
-                        whole = torch.sum(share, dim=0)
-                        mixed = torch.sum(parts, dim=0) / whole[:, None]
-                        mixed = mixed.reshape(query_len, -1, head_dim)
-                        if scale is None:
-                            out[seq, :, head, :, :] = mixed.to(out.dtype)
-                        else:
-                            s = group_scale(mixed)
-                            scale[seq, :, head, :] = s
-                            out[seq, :, head, :, :] = (mixed * (1.0 / s)[:, :, None]).to(out.dtype)
+                        joint = joint * shrink[:, None] + torch.sum(parts, dim=0)
+                        best = new_best
+                    mixed = (joint / whole[:, None]).reshape(query_len, -1, head_dim)
+                    if scale is None:
+                        out[seq, :, head, :, :] = mixed.to(out.dtype)
+                    else:
+                        s = group_scale(mixed)
+                        scale[seq, :, head, :] = s
+                        out[seq, :, head, :, :] = (mixed * (1.0 / s)[:, :, None]).to(out.dtype)
             else:
                 mixed = acc / torch.where(total > 0.0, total, 1.0)[:, None]
                 mixed = mixed.reshape(query_len, -1, head_dim)

@@ -52,7 +52,8 @@ class Bench:
 
 
 class Model:
-    def __init__(self, sizes, layers, block, num_tokens, entries, context):
+    def __init__(self, sizes, layers, block, num_tokens, entries, context, spread):
+        assert spread == in_step.SPREAD
         self.block, self.entries, self.context = block, entries, context
         self.few = in_step.step.is_few(sizes, block, num_tokens)
 
@@ -104,6 +105,14 @@ def space(call, block=False, num_tokens=8):
     now = today(Case(op, op.dims(*dims), num_tokens, 1.0), GPU)
     found = [c for c in op.space(op.dims(*dims), num_tokens) if c["num_stages"] != 4]
     return op, [c for c in found if c not in now]
+
+
+def test_sequences_of_a_step_differ():
+    assert in_step.step.lengths_of(1, 512, 0.5) == [512]
+    assert in_step.step.lengths_of(2, 512, 0.5) == [256, 768]
+    lengths = in_step.step.lengths_of(32, 8192, 0.5)
+    assert (min(lengths), max(lengths), sum(lengths) // 32) == (4096, 12288, 8192)
+    assert in_step.step.lengths_of(32, 512, 0.0) == [512] * 32
 
 
 def test_what_gains_is_kept_and_written(world, capsys):

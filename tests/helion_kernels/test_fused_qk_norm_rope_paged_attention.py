@@ -4,13 +4,15 @@
 Interpreted, and as generated Triton tile by tile; against PyTorch's attention (attention.py).
 """
 
+from itertools import product
+
 import pytest
 import torch
 from attention import INFINITY, LAYOUTS, NAN, OP, Arguments, Sequences, arguments, wrong
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from helion_kernels import split_k
+from helion_kernels import attention, split_k
 
 few = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 call = getattr(torch.ops.helion_kernels, OP.name)
@@ -251,6 +253,7 @@ CONFIGS = [
     config(4, 64, 64),
     config(8, 128, 64),
     config(16, 64, 16),
+    config(32, 32, 32),
 ]
 TRITON_DIMS = [(1, 1, 32, 16), (8, 2, 32, 32), (5, 1, 128, 64), (8, 1, 64, 16)]
 """G = 1, 4, 5, 8."""
@@ -279,17 +282,27 @@ def test_triton_at_real_tile_sizes(dims, chosen, triton):
     assert joined is (splits > 1)
 
 
-@pytest.mark.parametrize("chosen", [config(2, 64, 32), config(16, 64, 64)], ids=["2", "16"])
-def test_whoever_arrives_last_the_bits_are_the_same(chosen, triton):
+@pytest.mark.parametrize(
+    ("chosen", "heads"),
+    [
+        (config(2, 64, 32), (8, 2)),
+        (config(16, 64, 64), (8, 2)),
+        (config(32, 32, 32), (16, 2)),  # in two turns
+    ],
+    ids=["2", "16", "32"],
+)
+def test_whoever_arrives_last_the_bits_are_the_same(chosen, heads, triton):
     splits, least = splits_and_least(chosen)
-    case = Sequences((8, 2, 32, 16), (splits * least + 77, least + 1, 3 * least - 5, 0, 7))
+    case = Sequences((*heads, 32, 16), (splits * least + 77, least + 1, 3 * least - 5, 0, 7))
     found, joined = triton.ask("attend", case, chosen, [FORWARD, BACKWARD, 1, 2, 3, FORWARD])
     assert found == [] and joined
 
 
 @pytest.mark.parametrize("query_len", [2, 4])
 @pytest.mark.parametrize("dims", [(1, 1, 32, 16), (8, 2, 128, 32), (8, 1, 64, 16)])
-@pytest.mark.parametrize("chosen", [CONFIGS[0], CONFIGS[2]], ids=["whole", "parts"])
+@pytest.mark.parametrize(
+    "chosen", [CONFIGS[0], CONFIGS[2], CONFIGS[-1]], ids=["whole", "parts", "many parts"]
+)
 def test_triton_checks_guesses(dims, chosen, query_len, triton):
     splits, least = splits_and_least(chosen)
     ends = (dims[3], chosen["block_sizes"][2], least)
@@ -299,6 +312,16 @@ def test_triton_checks_guesses(dims, chosen, query_len, triton):
     found, joined = triton.ask("attend", case, chosen, [FORWARD, BACKWARD])
     assert found == []
     assert joined is (splits > 1)
+
+
+def test_some_parts_are_joined_at_once_and_some_in_turns():
+    """Of the cases here."""
+    in_turns = {
+        attention.joined_at_once(splits_and_least(chosen)[0], query_len * dims[0] // dims[1])
+        < splits_and_least(chosen)[0]
+        for dims, chosen, query_len in product(TRITON_DIMS, CONFIGS, (1, 4))
+    }
+    assert in_turns == {False, True}
 
 
 @few
