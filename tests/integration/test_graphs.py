@@ -13,6 +13,8 @@ pytest.importorskip("vllm.helion")
 
 from vllm.config.compilation import CUDAGraphMode
 from vllm.helion import graphs
+from vllm.model_executor.layers.attention import Attention
+from vllm.v1.attention.backends import flash_attn
 from vllm.v1.worker.gpu import cudagraph_utils
 from vllm.v1.worker.gpu.cudagraph_utils import (
     CudaGraphManager,
@@ -63,6 +65,8 @@ def used(monkeypatch, query_len):
     monkeypatch.setattr(graphs, "_query_len", 0)
     monkeypatch.setattr(graphs, "_decode", False)
     monkeypatch.setattr(graphs, "_warming_up", False)
+    monkeypatch.setattr(graphs, "_alone", False)
+    monkeypatch.setattr(graphs, "_scheduled", True)
     graphs.use(query_len)
 
 
@@ -193,3 +197,116 @@ def test_what_is_announced_and_not_captured_makes_no_step_of_more_tokens_a_decod
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     graphs.capturing(SimpleNamespace(uniform_token_count=query_len))
     assert not graphs.is_decode(SimpleNamespace(max_query_len=query_len + 1))
+
+
+# -- the schedule of upstream's attention
+
+
+def attention(count):
+    """Modules as a model has them."""
+    return [object.__new__(Attention) for _ in range(count)]
+
+
+def model(modules):
+    return SimpleNamespace(modules=lambda: iter([torch.nn.Linear(1, 1), *modules]))
+
+
+def ours(modules, attends=True):
+    return [SimpleNamespace(attn=module, attends=attends) for module in modules]
+
+
+@pytest.fixture
+def alone(used):
+    """Every attention of the model is ours in a decode step."""
+    modules = attention(3)
+    graphs.prepare(model(modules), ours(modules))
+
+
+def scheduled(*query_lens, query_len=1):
+    graphs.starting(dispatched(manager(decode_query_len=query_len), *query_lens))
+    return graphs.needs_schedule()
+
+
+def test_a_decode_step_of_one_token_needs_no_schedule(alone, query_len):
+    """Of guesses it does: a draft's attention may share the metadata."""
+    assert scheduled(query_len, query_len, query_len=query_len) is (query_len > 1)
+
+
+@pytest.mark.parametrize("query_lens", [(2,), (1, 2), (5, 1, 1), (17,), (1,) * 9])
+def test_any_other_step_needs_one(query_lens, alone, query_len):
+    """Those without a graph, too; so does one behind a decode step."""
+    scheduled(query_len, query_len=query_len)
+    assert scheduled(*query_lens, query_len=query_len)
+
+
+def test_what_is_captured_gets_one(alone, query_len):
+    """Mixed graphs read it in each replay, wherever it was when they were captured."""
+    scheduled(query_len, query_len=query_len)
+    for tokens in (query_len, None):
+        graphs.capturing(SimpleNamespace(uniform_token_count=tokens))
+        assert graphs.needs_schedule()
+
+
+@pytest.mark.parametrize("left", ["a layer that is not ours", "none attends", "none is ours"])
+def test_attention_that_is_left_to_upstream_needs_one(left, used, query_len):
+    modules = attention(3)
+    some = modules[1:] if left == "a layer that is not ours" else modules
+    graphs.prepare(
+        model(modules),
+        [] if left == "none is ours" else ours(some, attends=left != "none attends"),
+    )
+    assert scheduled(query_len, query_len=query_len)
+
+
+def test_a_layer_that_leaves_a_decode_step_to_upstream_says_so(alone, query_len):
+    graphs.upstream_attends()
+    assert scheduled(query_len, query_len=query_len)
+
+
+@pytest.mark.parametrize("decode", [True, False])
+def test_flash_attention_makes_a_schedule_where_it_is_needed(decode, alone, query_len, monkeypatch):
+    """What upstream's builder says of steps in turn: its buffer is written where graphs read it."""
+    made = []
+
+    def get_scheduler_metadata(**arguments):
+        made.append(arguments)
+        return torch.full((5,), len(made), dtype=torch.int32)
+
+    monkeypatch.setattr(flash_attn, "get_scheduler_metadata", get_scheduler_metadata, raising=False)
+    builder = object.__new__(flash_attn.FlashAttentionMetadataBuilder)
+    vars(builder).update(
+        aot_schedule=True,
+        aot_sliding_window=(-1, -1),
+        use_full_cuda_graph=True,
+        max_cudagraph_size=16,
+        max_num_splits=32,
+        dcp_world_size=1,
+        cache_config=SimpleNamespace(cache_dtype="auto"),
+        kv_cache_dtype=torch.bfloat16,
+        kv_cache_spec=SimpleNamespace(),
+        num_heads_q=4,
+        num_heads_kv=2,
+        headdim=128,
+        block_size=16,
+        rswa_window=None,
+        scheduler_metadata=torch.full((9,), -1, dtype=torch.int32),
+    )
+    each = query_len if decode else query_len + 1
+    needed = scheduled(each, each, query_len=query_len)
+    common = SimpleNamespace(
+        num_reqs=2,
+        num_actual_tokens=2 * each,
+        max_query_len=each,
+        max_seq_len=100,
+        query_start_loc=torch.tensor([0, each, 2 * each], dtype=torch.int32),
+        seq_lens=torch.tensor([100, 20], dtype=torch.int32),
+        block_table_tensor=torch.zeros((2, 8), dtype=torch.int32),
+        slot_mapping=torch.zeros(2 * each, dtype=torch.int64),
+        causal=True,
+        mm_req_doc_ranges=None,
+        rswa_prefix_lens=None,
+    )
+    metadata = builder.build(0, common)
+    assert needed is (not decode or query_len > 1)
+    assert len(made) == needed == (metadata.scheduler_metadata is not None)
+    assert builder.scheduler_metadata.tolist() == ([1] * 5 + [0] * 4 if needed else [-1] * 9)

@@ -8,13 +8,15 @@
     graphs.py     CUDA graphs of decode steps, in which attention is ours
     fp8.py        the two FP8 formats: what a linear layer and an activation are in each
     sampling.py   sampling parameters in device memory, where kernels read them
+    steps.py      what steps share instead of making it anew
     prepare.py    after loading: a launcher for everything that the model can call
     report.py     the start-up table
     upstream/     upstream's own Triton kernels, made ready while weights load
     cli.py        `vllm helion status`, `vllm helion tune` and `vllm helion pack`
 
-The patches call five names: `serve` (Qwen3DecoderLayer), `prepare` (Worker.load_model) and the
-modules `graphs` (CudaGraphManager), `sampling` (SamplingStates) and `cli`. Imports are lazy: this
+The patches call six names: `serve` (Qwen3DecoderLayer), `prepare` (Worker.load_model) and the
+modules `graphs` (CudaGraphManager, FlashAttention's metadata), `steps` (GPUModelRunner, Sampler),
+`sampling` (SamplingStates) and `cli`. Imports are lazy: this
 package is imported in every process, the API server's too.
 """
 

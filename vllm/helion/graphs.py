@@ -7,6 +7,7 @@ has as many tokens: one, and where guesses are checked those, too. Modes with a 
 their own leave out mixed steps, or need torch.compile.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,12 +15,17 @@ import torch
 from vllm.config.compilation import CUDAGraphMode
 
 if TYPE_CHECKING:
+    from vllm.helion.layer import HelionDecoderLayer
     from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor, CudaGraphManager
 
 _query_len = 0
 """Tokens of each sequence in a decode step; 0: no layer runs our attention."""
 _decode = False
 _warming_up = False
+_alone = False
+"""Whether no attention but ours runs in decode graphs."""
+_scheduled = True
+"""Whether upstream's attention may run in this step."""
 
 
 def use(query_len: int) -> None:
@@ -40,8 +46,41 @@ def separate_decode(manager: "CudaGraphManager") -> bool:
 
 def capturing(graph: "BatchExecutionDescriptor") -> None:
     """What is captured from now on, after a run to warm up."""
-    global _decode, _warming_up
+    global _decode, _warming_up, _scheduled
     _decode, _warming_up = graph.uniform_token_count == _query_len, True
+    _scheduled = True
+
+
+def prepare(model: torch.nn.Module, layers: "Sequence[HelionDecoderLayer]") -> None:
+    """Decode steps of this model, whose layers that are ours these are, need no schedule of
+    FlashAttention's where all attention in them is ours."""
+    global _alone
+    from vllm.model_executor.layers.attention import Attention
+
+    ours = {id(layer.attn) for layer in layers if layer.attends}
+    # With guesses a draft's attention follows, which is upstream's and may share the metadata.
+    _alone = _query_len == 1 and ours == {
+        id(module) for module in model.modules() if isinstance(module, Attention)
+    }
+
+
+def upstream_attends() -> None:
+    """A layer of ours has left a decode step's attention to upstream."""
+    global _alone
+    _alone = False
+
+
+def starting(graph: "BatchExecutionDescriptor") -> None:
+    """The next step; graph: what it replays, if that is one."""
+    global _scheduled
+    decode = graph.cg_mode == CUDAGraphMode.FULL and graph.uniform_token_count == _query_len
+    _scheduled = not (_alone and decode)
+
+
+def needs_schedule() -> bool:
+    """Whether FlashAttention 3 needs its schedule of the step at hand: a kernel and two copies, and
+    the host's time for them."""
+    return _scheduled
 
 
 def is_decode(metadata: Any) -> bool:

@@ -223,12 +223,15 @@ class HelionDecoderLayer:
             return None
         metadata = of_layers[self.attn.layer_name]
         dims = self.decode_attention.dims
+        if not graphs.is_decode(metadata):
+            return None
         serves = (
-            graphs.is_decode(metadata)
-            and not metadata.use_cascade
+            not metadata.use_cascade
             and len(slots) == num_tokens == len(metadata.seq_lens) * dims.query_len
             and cache.shape[2] == dims.block_size
         )
+        if not serves:
+            graphs.upstream_attends()
         return metadata if serves else None
 
 

@@ -26,12 +26,13 @@ def layers_of(model: torch.nn.Module) -> "list[HelionDecoderLayer]":
 
 def prepare(worker: "Worker") -> None:
     """Plan and compile; log the table. Raises ConfigError for a config file that is damaged."""
-    from vllm.helion import report, sampling
+    from vllm.helion import report, sampling, steps, switches
 
     model = worker.model_runner.get_model()
     layers = layers_of(model)
     config = worker.vllm_config
     sampling.use(bool(layers))
+    steps.use(bool(layers) and switches.lean_steps())
     log = partial(
         report.log,
         layers,
@@ -47,8 +48,10 @@ def prepare(worker: "Worker") -> None:
             logger.info("Helion: %s runs stock: not a Qwen3 decoder", architecture)
         return
     from helion_kernels import OPS, plan, split_k
-    from vllm.helion import lm_head, logits, stock, switches
+    from vllm.helion import graphs, lm_head, logits, stock
 
+    if switches.lean_steps():
+        graphs.prepare(model, layers)
     for layer in layers:
         layer.workspace = split_k.shared(worker.device)
     stock.register()
