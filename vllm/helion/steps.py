@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What upstream makes anew in each step although it is known.
 
-Around its graph a decode step of vLLM 0.26 launches some twenty kernels and copies, each of which
-the next waits for. Where every sequence has one token, these need not be: numbers that never
+Around its graph a decode step of vLLM 0.26 launches some sixteen small kernels and copies, each of
+which the next waits for. Where every sequence has one token, these need not be: numbers that never
 change, the places of tokens that are all sampled from, how many tokens were sampled (one each), and
 which requests there are, when they are those of the step before.
 
