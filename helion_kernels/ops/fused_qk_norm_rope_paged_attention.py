@@ -63,6 +63,19 @@ def group_scale(x: torch.Tensor) -> torch.Tensor:
     return torch.clamp(torch.amax(torch.abs(x), dim=-1), min=1e-10) * (1.0 / 448.0)
 
 
+def write(
+    out: torch.Tensor, scale: torch.Tensor | None, seq: int, head: int, mixed: torch.Tensor
+) -> None:
+    """mixed [T, G, D] of a KV head, quantised where there is a scale (inlined by Helion)."""
+    if scale is None:
+        hl.store(out, [seq, slice(None), head, slice(None), slice(None)], mixed.to(out.dtype))
+    else:
+        s = group_scale(mixed)
+        hl.store(scale, [seq, slice(None), head, slice(None)], s)
+        value = (mixed * (1.0 / s)[:, :, None]).to(out.dtype)
+        hl.store(out, [seq, slice(None), head, slice(None), slice(None)], value)
+
+
 def kernel(
     out: torch.Tensor,
     scale: torch.Tensor | None,
@@ -220,21 +233,10 @@ def kernel(
                         joint = joint * shrink[:, None] + torch.sum(parts, dim=0)
                         best = new_best
                     mixed = (joint / whole[:, None]).reshape(query_len, -1, head_dim)
-                    if scale is None:
-                        out[seq, :, head, :, :] = mixed.to(out.dtype)
-                    else:
-                        s = group_scale(mixed)
-                        scale[seq, :, head, :] = s
-                        out[seq, :, head, :, :] = (mixed * (1.0 / s)[:, :, None]).to(out.dtype)
+                    write(out, scale, seq, head, mixed)
             else:
                 mixed = acc / torch.where(total > 0.0, total, 1.0)[:, None]
-                mixed = mixed.reshape(query_len, -1, head_dim)
-                if scale is None:
-                    out[seq, :, head, :, :] = mixed.to(out.dtype)
-                else:
-                    s = group_scale(mixed)
-                    scale[seq, :, head, :] = s
-                    out[seq, :, head, :, :] = (mixed * (1.0 / s)[:, :, None]).to(out.dtype)
+                write(out, scale, seq, head, mixed.reshape(query_len, -1, head_dim))
 
 
 def kernel_args(

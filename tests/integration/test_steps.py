@@ -28,11 +28,16 @@ many = settings(
 )
 
 
-@pytest.fixture(params=[True, False], ids=["ours", "upstream's"])
-def serves(request) -> Iterator[bool]:
-    steps.use(request.param)
-    yield request.param
+@pytest.fixture(autouse=True)
+def afterwards() -> Iterator[None]:
+    yield
     steps.use(False)
+
+
+@pytest.fixture(params=[True, False], ids=["ours", "upstream's"])
+def serves(request) -> bool:
+    steps.use(request.param)
+    return request.param
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +93,6 @@ def test_requests_of_another_device_are_another_copy(copies):
     steps.use(True)  # another model in this process
     steps.requests(index, torch.device("meta"))
     assert len(copies) == 3
-    steps.use(False)
 
 
 class Seen(Exception):
@@ -122,7 +126,8 @@ Request = tuple[int, int]
 """Tokens of its prompt, and those that a step before has computed."""
 
 
-def computed_before(draw: Any) -> Request:
+@st.composite
+def any_request(draw) -> Request:
     prompt = draw(st.integers(1, 3 * CHUNK))
     return prompt, draw(st.integers(0, prompt + CHUNK))
 
@@ -130,8 +135,8 @@ def computed_before(draw: Any) -> Request:
 @st.composite
 def batches(draw) -> list[list[Request]]:
     """Requests of several steps, some of which are the same."""
-    one = st.composite(computed_before)()
-    some = draw(st.lists(st.lists(one, min_size=1, max_size=5), min_size=1, max_size=3))
+    step = st.lists(any_request(), min_size=1, max_size=5)
+    some = draw(st.lists(step, min_size=1, max_size=3))
     return draw(st.lists(st.sampled_from(some), min_size=1, max_size=5))
 
 
@@ -139,7 +144,6 @@ def runner(requests: list[Request]) -> Any:
     """Upstream's, whose kernels are done without."""
     made = object.__new__(model_runner.GPUModelRunner)
     prompts, computed = (np.array(each, np.int32) for each in zip(*requests, strict=True))
-    on_device = SimpleNamespace(gpu=None)
     vars(made).update(
         device=CPU,
         max_num_reqs=8,
@@ -155,7 +159,7 @@ def runner(requests: list[Request]) -> Any:
             num_computed_prefill_tokens=np.minimum(computed, prompts),
             num_computed_tokens_np=computed,
             num_computed_tokens=SimpleNamespace(gpu=torch.from_numpy(computed)),
-            all_token_ids=on_device,
+            all_token_ids=SimpleNamespace(gpu=None),
             next_prefill_tokens=None,
             last_sampled_tokens=None,
             draft_tokens=None,
@@ -252,7 +256,6 @@ def test_a_decode_step_makes_nothing_that_is_known(kernels, copies, monkeypatch)
     del copies[:]
     monkeypatch.setattr(sampler, "get_num_sampled_and_rejected", None)
     batch, _ = one_step(requests)
-    steps.use(False)
     assert batch.logits_indices == slice(2)
     (starts,) = copies
     assert starts[:3] == [0, 1, 2]
@@ -265,4 +268,3 @@ def test_a_step_with_guesses_is_upstreams():
     assert steps.sampled_from(indices, 9, num_guesses=0) is indices
     batch = SimpleNamespace(num_draft_tokens=6, is_prefilling_np=np.zeros(2, bool))
     assert steps.sampled(batch) is None
-    steps.use(False)

@@ -32,7 +32,8 @@ def prepare(worker: "Worker") -> None:
     layers = layers_of(model)
     config = worker.vllm_config
     sampling.use(bool(layers))
-    steps.use(bool(layers) and switches.lean_steps())
+    lean = bool(layers) and switches.lean_steps()
+    steps.use(lean)
     log = partial(
         report.log,
         layers,
@@ -50,7 +51,7 @@ def prepare(worker: "Worker") -> None:
     from helion_kernels import OPS, plan, split_k
     from vllm.helion import graphs, lm_head, logits, stock
 
-    if switches.lean_steps():
+    if lean:
         graphs.prepare(model, layers)
     for layer in layers:
         layer.workspace = split_k.shared(worker.device)
