@@ -124,7 +124,7 @@ def compare(
         except Exception as error:
             if name == "ours":
                 raise
-            if isinstance(error, torch.AcceleratorError):
+            if lost(error):
                 raise BrokenArmError(name) from error
             notes[name] = _line(error)
     measured = dict(zip(graphs, timing.measure(list(graphs.values()), options.rounds), strict=True))
@@ -154,6 +154,15 @@ def compare(
         }
     for name, note in notes.items():
         yield {**common, "arm": name, "us": None, "note": note}
+
+
+def lost(error: Exception) -> bool:
+    """Whether nothing runs on the GPU any more; Triton's launches fail with a RuntimeError."""
+    try:
+        torch.cuda.synchronize()
+    except torch.AcceleratorError:
+        return True
+    return isinstance(error, torch.AcceleratorError)
 
 
 def check(op: Op, args: tuple[Any, ...], run: Any) -> list[str]:

@@ -216,9 +216,16 @@ def test_a_run_goes_on_without_an_arm_that_lost_the_gpu(gpu, monkeypatch, tmp_pa
     assert "with --out the run goes on" in capsys.readouterr().out
 
 
-def test_the_arm_is_named_that_lost_the_gpu(monkeypatch):
-    """ours, upstream's and Inductor's are built in turn; the second breaks, then is left out."""
+@pytest.mark.parametrize("error", [kernels.torch.AcceleratorError, RuntimeError])
+def test_the_arm_is_named_that_lost_the_gpu(error, monkeypatch):
+    """ours, upstream's and Inductor's are built in turn; the second breaks, then is left out.
+
+    A launcher may report the loss as an error of its own."""
     built = []
+
+    def synchronize():
+        if built[-1:] == ["theirs"]:
+            raise kernels.torch.AcceleratorError("illegal address")
 
     class Graph:
         def __init__(self, arms, calls):
@@ -226,12 +233,12 @@ def test_the_arm_is_named_that_lost_the_gpu(monkeypatch):
 
         def replay(self):
             if built[-1] == "theirs":
-                raise kernels.torch.AcceleratorError("illegal address")
+                raise error("illegal address")
 
     properties = SimpleNamespace(L2_cache_size=L2)
     for module, name, fake in (
         (kernels.torch.cuda, "get_device_properties", lambda _: properties),
-        (kernels.torch.cuda, "synchronize", lambda: None),
+        (kernels.torch.cuda, "synchronize", synchronize),
         (kernels.timing, "make_sets", lambda *_: ([()], True)),
         (kernels.timing, "Graph", Graph),
         (kernels.timing, "measure", lambda graphs, _: [timing.summarise([1.0])] * len(graphs)),

@@ -100,13 +100,8 @@ class Seen(Exception):
 
 
 @pytest.mark.parametrize("layers", [True, False], ids=["served", "not served"])
-@pytest.mark.parametrize("asked", ["1", "0", None])
-def test_only_what_is_served_and_asked_for(asked, layers, monkeypatch):
+def test_only_what_is_served(layers, monkeypatch):
     """When a worker has loaded its model."""
-    if asked is None:
-        monkeypatch.delenv("VLLM_HELION_LEAN_STEPS", raising=False)
-    else:
-        monkeypatch.setenv("VLLM_HELION_LEAN_STEPS", asked)
 
     def use(serves):
         raise Seen(serves)
@@ -116,7 +111,7 @@ def test_only_what_is_served_and_asked_for(asked, layers, monkeypatch):
     monkeypatch.setattr(steps, "use", use)
     with pytest.raises(Seen) as seen:
         preparation.prepare(worker)
-    assert seen.value.args == (asked == "1" and layers,)
+    assert seen.value.args == (layers,)
 
 
 # -- upstream's runner, with and without

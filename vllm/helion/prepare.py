@@ -32,8 +32,7 @@ def prepare(worker: "Worker") -> None:
     layers = layers_of(model)
     config = worker.vllm_config
     sampling.use(bool(layers))
-    lean = bool(layers) and switches.lean_steps()
-    steps.use(lean)
+    steps.use(bool(layers))
     log = partial(
         report.log,
         layers,
@@ -51,8 +50,7 @@ def prepare(worker: "Worker") -> None:
     from helion_kernels import OPS, plan, split_k
     from vllm.helion import graphs, lm_head, logits, stock
 
-    if lean:
-        graphs.prepare(model, layers)
+    graphs.prepare(model, layers)
     for layer in layers:
         layer.workspace = split_k.shared(worker.device)
     stock.register()

@@ -21,10 +21,6 @@ SWITCHES = {
         "0",
         "1: the lm_head in FP8, half the bytes; logits change a little",
     ),
-    "VLLM_HELION_LEAN_STEPS": (
-        "0",
-        "1: steps share what upstream makes anew in each, some ten kernels fewer; not timed yet",
-    ),
     "VLLM_HELION_UE8M0": (
         "0",
         "1: block FP8 weights get scales that are powers of two, as upstream has them for DeepGEMM",
@@ -54,11 +50,6 @@ def attention() -> bool:
 def fp8_lm_head() -> bool:
     """Whether the lm_head is quantised when it is loaded."""
     return _on("VLLM_HELION_FP8_LM_HEAD")
-
-
-def lean_steps() -> bool:
-    """Whether steps share what is known, and decode steps go without FlashAttention's schedule."""
-    return _on("VLLM_HELION_LEAN_STEPS")
 
 
 def ue8m0() -> bool:
