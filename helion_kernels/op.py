@@ -92,6 +92,10 @@ class Op:
     """Which of several kernels, all of `kernel`'s arguments, a config is for; default: `kernel`."""
     index_dtype: torch.dtype | None = None
     """What the kernels compute addresses in, where it is not what Helion takes by itself."""
+    buckets: tuple[int, ...] = (16, 32, 64, 256)
+    """Numbers of tokens at which `default_config` may change."""
+    library: Callable[[Any, int], Config | None] = lambda dims, num_tokens: None
+    """What the rule prefers to `default_config` where a pack has it: a library's kernel."""
     most_tokens: int | None = None
     """Beyond which no layer calls the op often enough to tune or time it."""
 
@@ -140,12 +144,21 @@ def row_reduction_space(row: int, num_tokens: int) -> list[Config]:
 
 
 def group_config(row: int, num_tokens: int) -> Config:
-    """Groups of 128 are independent: few per program while programs are scarce, 8 KiB otherwise."""
-    groups = min(power_of_2(row // 128), 2 if num_tokens <= 64 else 16)
+    """Groups of 128 are independent: few per program while programs are scarce.
+
+    As the tuner has it for other sizes with as many groups in all: 4 to a program up to some 6000,
+    16 in two rows beyond (9728 to 25600, H100 and H200). 16 of one row took 4.3 us at 3072 and 128
+    to 512 tokens (H200), where 6144 takes 2.3 at 64 and 3.7 at 256: 24 groups are half a program
+    too many.
+    """
+    in_all = num_tokens * row // 128
+    rows, groups, warps = (
+        (1, 2, 1) if num_tokens <= 64 else (2, 8, 8) if in_all > 6144 else (1, 4, 4)
+    )
     return Config(
-        block_sizes=[1, groups],
+        block_sizes=[rows, min(power_of_2(row // 128), groups)],
         reduction_loops=[None],
-        num_warps=1 if groups <= 4 else 4,
+        num_warps=warps,
         num_stages=1,
     )
 

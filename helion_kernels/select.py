@@ -21,8 +21,6 @@ from helion_kernels.config_file import ConfigError as ConfigError
 from helion_kernels.op import Config, Op
 
 SHIPPED = Path(__file__).parent / "configs"
-DEFAULT_BUCKETS = (16, 32, 64, 256)
-"""Bounds at which the ops' own rules may change; everything above the last is one bucket."""
 SATURATED = 2048
 """A config tuned for so many tokens serves any number beyond: the GPU is full."""
 UNBOUNDED = 1 << 20
@@ -139,7 +137,7 @@ def _choose(
         if served >= min(max_num_tokens, SATURATED):
             return _merge(choices, max_num_tokens)
     why = "nothing tuned for such sizes" if not served else f"tuned for up to {served} tokens only"
-    choices += _by_rule(op, dims, served, max_num_tokens, f"{why} on {slug(gpu)}")
+    choices += _by_rule(op, dims, served, max_num_tokens, f"{why} on {slug(gpu)}", packed)
     return _merge(choices, max_num_tokens)
 
 
@@ -175,10 +173,22 @@ def _below(
     return found
 
 
-def _by_rule(op: Op, dims: tuple[Any, ...], served: int, upto: int, why: str) -> list[Choice]:
-    """The op's own rule, for more than `served` tokens."""
-    bounds = [bound for bound in (*DEFAULT_BUCKETS, upto) if served < bound <= upto]
-    return [Choice("default", op.default_config(dims, bound), bound, why) for bound in bounds]
+def _by_rule(
+    op: Op,
+    dims: tuple[Any, ...],
+    served: int,
+    upto: int,
+    why: str,
+    packed: Callable[[str], bool],
+) -> list[Choice]:
+    """The op's own rule, for more than `served` tokens; all above its buckets are one."""
+
+    def config(bound: int) -> Config:
+        library = op.library(dims, bound)
+        return library if library and packed(key_of(library)) else op.default_config(dims, bound)
+
+    bounds = [bound for bound in (*op.buckets, upto) if served < bound <= upto]
+    return [Choice("default", config(bound), bound, why) for bound in bounds]
 
 
 def _merge(choices: list[Choice], max_num_tokens: int) -> list[Choice]:
@@ -204,16 +214,18 @@ def _tuned(
     packed: Callable[[str], bool],
 ) -> list[Choice]:
     config, upto = entry["config"], entry["upto"]
+    if deep_gemm.names(config) and layer.source == "nearest":
+        config = op.library(dims, upto) or config  # Other sizes fill the GPU with another tile.
     if deep_gemm.names(config) and not packed(key_of(config)):
         config = entry.get("instead", "stock")
     if config != "stock":
         if op.serves(dims, config, upto):
             return [Choice(layer.source, config, upto, layer.reason)]
         # Of other dims, whose sizes it was checked for.
-        return _by_rule(op, dims, served, upto, f"{layer.reason}: no room for these sizes")
+        return _by_rule(op, dims, served, upto, f"{layer.reason}: no room for these sizes", packed)
     if op.name in stock:
         return [Choice(layer.source, None, upto, f"{layer.reason}: stock is faster here")]
-    return _by_rule(op, dims, served, upto, "stock is faster, but not to be had")
+    return _by_rule(op, dims, served, upto, "stock is faster, but not to be had", packed)
 
 
 def _layers(op: Op, dims: tuple[Any, ...], gpu: str) -> Iterator[_Layer]:

@@ -64,10 +64,14 @@ def summarise(samples: Sequence[float]) -> Timing:
 
 
 class Graph:
-    """calls of an arm, captured once."""
+    """calls of an arm, captured once.
+
+    The arm is kept: what its closures own and the graph writes, a buffer between two kernels, say,
+    would be freed, and unmapped when the next graph is captured.
+    """
 
     def __init__(self, arm: Sequence[Callable[[], object]], calls: int) -> None:
-        self.calls = calls
+        self.arm, self.calls = arm, calls
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from helion_kernels import gemm, pdl, split_k
+from helion_kernels import deep_gemm, gemm, pdl, split_k
 from helion_kernels.fp8 import FP8, GROUP, scale_stride
 from helion_kernels.op import Config, Op, Sample
 
@@ -240,6 +240,8 @@ OP = Op(
     dims=Dims,
     dims_of=lambda out, a, b, *_: Dims(b.shape[1], b.shape[0]),
     sample=sample,
+    buckets=(16, 32, 64, 128, 256, 512, 1024, 2048),
+    library=deep_gemm.rule,
     default_config=lambda dims, num_tokens: gemm.default_config(
         dims.n, dims.k, num_tokens, grouped=True
     ),

@@ -72,7 +72,8 @@ class Device(Protocol):
     """The date, and what a time depends on besides the kernel: torch, triton, helion, driver."""
 
     def libraries(self, case: Case) -> list[Config]:
-        """Configs of libraries' kernels for the case's op (`deep_gemm.py`), where they compile."""
+        """Configs of libraries' kernels for the case's op (`deep_gemm.py`), where they compile, the
+        likeliest first."""
 
     def clock(self) -> float:
         """Seconds, monotonic."""

@@ -28,7 +28,7 @@ from helion_kernels.accuracy import expect, fresh_outputs, problems
 from helion_kernels.aot import build, index, make
 from helion_kernels.aot.deep_gemm import headers, missing
 from helion_kernels.aot.target import Target, pretend
-from helion_kernels.op import Config, Op, power_of_2
+from helion_kernels.op import Config, Op
 from helion_kernels.sample import Random
 from helion_kernels.tune.cases import Case
 from helion_kernels.tune.device import STOCK, DeviceLostError, Trial, key
@@ -140,9 +140,7 @@ class Gpu:
     def libraries(self, case: Case) -> list[Config]:
         if case.op.name != deep_gemm.OP or self.lacks_deep_gemm:
             return []
-        # More rows than tokens, or than twice a warpgroup has, are of no use.
-        rows = max(deep_gemm.LEAST_M, power_of_2(case.num_tokens))
-        return [tile.config for tile in deep_gemm.TILES if tile.block_m <= rows]
+        return [tile.config for tile in deep_gemm.likely(case.dims[0], case.num_tokens)]
 
     @contextmanager
     def bench(self, case: Case) -> Iterator["GpuBench"]:

@@ -23,6 +23,7 @@ from helion_kernels.tune.search import search
 from helion_kernels.tune.seeds import seeds, today
 
 FINALISTS = 6
+LIKELIEST = 3
 BASE_S = 1.5
 """Seconds that each case gets before the rest is divided by weight: its seeds and a few more. Until
 small spaces, tried in whole, have shown how long they take here."""
@@ -116,8 +117,10 @@ class Tuning:
     def _tune(self, case: Case, until: float) -> Record:
         libraries = self._allowed(case, self.device.libraries(case))
         space = self._allowed(case, case.op.space(case.dims, case.num_tokens))
-        # All of a library's: they are few, and no walk leads from one kernel to another.
-        start = self._allowed(case, seeds(case, self.journal, self.device.gpu)) + libraries
+        # All of a library's: they are few, and no walk leads from one kernel to another. The
+        # likeliest come first: 206 cases in 5 minutes had time for one to six of a large batch's.
+        seeded = self._allowed(case, seeds(case, self.journal, self.device.gpu))
+        start = libraries[:LIKELIEST] + seeded + libraries
         with self.device.bench(case) as bench:
             trials = search(bench, space, start, lambda: self.device.clock() >= until, self.rng)
             good = [trial.config for trial in trials if not trial.problem]

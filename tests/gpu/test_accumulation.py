@@ -58,7 +58,7 @@ def configs(name: str, k: int) -> list[Config]:
     by_rule = [
         op.default_config(op.dims(n, k), bound)
         for n in (4096, 24576)
-        for bound in (*select.DEFAULT_BUCKETS, 8192)
+        for bound in (*op.buckets, 8192)
     ]
     few = [config for config in op.space(op.dims(N, k), MOST_GEMV) if is_gemv(config)]
     return once([*shipped(name, k), *by_rule, *few[::6]])
