@@ -142,7 +142,7 @@ def test_likely_tiles_are_those_of_nearly_the_least_cost(n, num_tokens):
     costs = [deep_gemm.cost(tile, n, num_tokens) for tile in found]
     least = min(deep_gemm.cost(tile, n, num_tokens) for tile in deep_gemm.TILES)
     assert costs == sorted(costs) and costs[0] == least and costs[-1] <= deep_gemm.NEAR * least
-    assert len(found) == len(set(found))
+    assert len(found) == len(set(found)) <= deep_gemm.MOST_LIKELY
     # None is less than all that the multiprocessors could do at once.
     assert least * deep_gemm.MULTIPROCESSORS >= n * num_tokens
 

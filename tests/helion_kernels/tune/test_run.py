@@ -74,6 +74,20 @@ def written(out):
 # -- quality and budget
 
 
+def test_the_likeliest_of_a_librarys_are_looked_at_first_and_all_of_them(out):
+    class Libraries(Fake):
+        def libraries(self, case):
+            return [dict(config) for config in case.op.space(case.dims, case.num_tokens)[-5:]]
+
+    (case,) = cases([("scaled_mm", (6144, 4096))], [512])
+    device, _ = tune(out, [case], Libraries())
+    looked = [config for _, config in device.looked]
+    likeliest = [key(config) for config in device.libraries(case)]
+    assert looked[:3] == likeliest[:3]
+    assert set(likeliest) <= set(looked)
+    assert len(looked) == len(set(looked))
+
+
 def test_the_cost_model_is_near_what_was_measured():
     with open(RESULTS) as file:
         rows = [r for r in json.load(file)["rows"] if r["op"] == "scaled_mm"]
