@@ -200,7 +200,7 @@ def test_a_layer_calls_the_dispatcher_unless_it_is_traced(
 
     call = layer.Call(WRITE, *SMALL[WRITE])
     model = torch.nn.Sequential(torch.nn.Identity())
-    model[0].helion = SimpleNamespace(calls=[call])
+    model[0].helion = SimpleNamespace(calls=[call], attends=False)
     mode = CompilationMode.VLLM_COMPILE if traced else CompilationMode.NONE
     worker = SimpleNamespace(
         device=CUDA,

@@ -72,12 +72,23 @@ def log(
         build.fingerprint(),
         render(HEADER, rows(PLANS)),
     )
+    sizes = f" -tp {tp}" if tp > 1 else ""
+    if num_speculative_tokens:
+        sizes += f" --num-speculative-tokens {num_speculative_tokens}"
     sources = {choice.source for plan in PLANS for choice in plan.choices}
     if sources & {"default", "nearest", "related"}:
         logger.info(
             "Helion: some ops are not tuned for this GPU and these sizes; to tune them: "
-            "vllm helion tune --model %s%s%s",
+            "vllm helion tune --model %s%s",
             model,
-            f" -tp {tp}" if tp > 1 else "",
-            f" --num-speculative-tokens {num_speculative_tokens}" if num_speculative_tokens else "",
+            sizes,
+        )
+    compiled = sum(kind == "compiled" for plan in PLANS for kind in plan.kinds)
+    if compiled:
+        logger.info(
+            "Helion: %d kernels were in no pack and were compiled now; for the next start to find "
+            "them: vllm helion pack --model %s%s",
+            compiled,
+            model,
+            sizes,
         )
