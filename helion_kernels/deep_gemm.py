@@ -100,12 +100,15 @@ def _tiles() -> list[Tile]:
 TILES = _tiles()
 """Of which a search looks at `likely` ones."""
 FEWEST = 33
-"""Tokens from which on a tile is better than anything that Triton makes, whatever the sizes."""
+"""Tokens from which on the rule takes a tile: at 64 the tuner did for 23 of 24 sizes (H100)."""
 SUMS_OF_64_ROWS = 1.3
+"""What an output takes where there are no more rows, to one of a larger tile."""
 COPIES = 16
+"""What a row or column of operands takes, in outputs."""
 NEAR = 1.4
-MOST_LIKELY = 8
-"""Each takes 2 to 5 s to compile, for each N and K."""
+"""Of the least cost: none of the 188 tiles that the tuner took on an H100 costs more."""
+MOST_LIKELY = 12
+"""Of which 185 are among so many; each takes 2 to 5 s to compile, for each N and K."""
 
 
 def cost(tile: Tile, n: int, num_tokens: int) -> float:
