@@ -5,14 +5,13 @@ import logging
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 pytest.importorskip("vllm.helion")
 
 from helion_kernels import OPS, plan
 from helion_kernels.select import Choice
 from vllm.helion import report
-
-OP = OPS["scaled_mm"]
 
 
 @pytest.fixture
@@ -24,9 +23,10 @@ def logged(monkeypatch):
     report.logger.addHandler(handler)
     monkeypatch.setattr(report.logger, "level", logging.INFO)
 
-    def log(sources, kinds, tp=1, guesses=0, layers=1):
+    def log(sources, kinds, tp=1, guesses=0, layers=1, op="scaled_mm", capability=(9, 0)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
         choices = [Choice(source, {}, 16 << i, "why") for i, source in enumerate(sources)]
-        made = plan.Plan(OP, OP.dims(64, 128), choices, list(kinds), [])
+        made = plan.Plan(OPS[op], OPS[op].dims(64, 128), choices, list(kinds), [])
         monkeypatch.setattr(plan, "PLANS", [made])
         layer = SimpleNamespace(format=SimpleNamespace(name="block"), writes_kv=True, attends=True)
         del lines[:]
@@ -62,6 +62,20 @@ def test_what_was_compiled_can_be_packed(logged, tp, guesses, sizes):
     assert any("2 kernels were in no pack" in line for line in lines)
     both = hints(logged(["nearest"], ["compiled"], tp, guesses))
     assert both == [f"tune --model a/model{sizes}", f"pack --model a/model{sizes}"]
+
+
+@pytest.mark.parametrize(
+    ("op", "capability", "kinds", "named"),
+    [
+        ("scaled_mm_blockwise", (9, 0), ["pack", "compiled"], True),
+        ("scaled_mm_blockwise", (8, 9), ["pack", "compiled"], False),
+        ("scaled_mm", (9, 0), ["pack", "compiled"], False),
+    ],
+)
+def test_deep_gemm_is_named_where_a_pack_would_have_it(logged, op, capability, kinds, named):
+    lines = logged(["exact"] * 2, kinds, op=op, capability=capability)
+    assert hints(lines) == ["pack --model a/model"]
+    assert any("DeepGEMM's" in line for line in lines) is named
 
 
 def test_an_interpreter_has_nothing_to_pack(logged):

@@ -87,8 +87,20 @@ def log(
     if compiled:
         logger.info(
             "Helion: %d kernels were in no pack and were compiled now; for the next start to find "
-            "them: vllm helion pack --model %s%s",
+            "them%s: vllm helion pack --model %s%s",
             compiled,
+            ", and DeepGEMM's for large batches" if _lacks_deep_gemm(PLANS) else "",
             model,
             sizes,
         )
+
+
+def _lacks_deep_gemm(plans: "list[Plan]") -> bool:
+    """Whether products run other kernels than DeepGEMM's only as no pack has those."""
+    import torch
+
+    from helion_kernels import deep_gemm
+
+    if torch.cuda.get_device_capability() != (9, 0):
+        return False
+    return any(plan.op.name == deep_gemm.OP and "compiled" in plan.kinds for plan in plans)
