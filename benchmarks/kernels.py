@@ -124,7 +124,7 @@ def compare(
         except Exception as error:
             if name == "ours":
                 raise
-            if lost(error):
+            if isinstance(error, torch.AcceleratorError) or timing.device_error():
                 raise BrokenArmError(name) from error
             notes[name] = _line(error)
     measured = dict(zip(graphs, timing.measure(list(graphs.values()), options.rounds), strict=True))
@@ -154,15 +154,6 @@ def compare(
         }
     for name, note in notes.items():
         yield {**common, "arm": name, "us": None, "note": note}
-
-
-def lost(error: Exception) -> bool:
-    """Whether nothing runs on the GPU any more; Triton's launches fail with a RuntimeError."""
-    try:
-        torch.cuda.synchronize()
-    except torch.AcceleratorError:
-        return True
-    return isinstance(error, torch.AcceleratorError)
 
 
 def check(op: Op, args: tuple[Any, ...], run: Any) -> list[str]:
@@ -261,8 +252,8 @@ def run_comparison(options: argparse.Namespace, document: dict[str, Any]) -> int
             except Exception as error:
                 failed += 1
                 print(f"{op.name} {ratios.dims_text(dims)} {m}: failed: {_line(error)}", flush=True)
-                if isinstance(error, torch.AcceleratorError):  # nothing runs in this process now
-                    return failed
+                if isinstance(error, torch.AcceleratorError) or timing.device_error():
+                    return failed  # nothing runs in this process now
                 continue
             rows += fresh
             record.write(options.out, document)

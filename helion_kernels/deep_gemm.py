@@ -136,8 +136,10 @@ def likely(n: int, num_tokens: int) -> list[Tile]:
 
 def rule(dims: Any, num_tokens: int) -> Config | None:
     """For sizes that nothing is tuned for; None where Triton's kernels are as good, or the only."""
+    if num_tokens < FEWEST:
+        return None
     config = likely(dims[0], num_tokens)[0].config
-    return config if num_tokens >= FEWEST and serves(dims, config, num_tokens) else None
+    return config if serves(dims, config, num_tokens) else None
 
 
 def names(config: Config | str) -> bool:

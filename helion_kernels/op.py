@@ -151,10 +151,11 @@ def group_config(row: int, num_tokens: int) -> Config:
     to 512 tokens (H200), where 6144 takes 2.3 at 64 and 3.7 at 256: 24 groups are half a program
     too many.
     """
-    in_all = num_tokens * row // 128
-    rows, groups, warps = (
-        (1, 2, 1) if num_tokens <= 64 else (2, 8, 8) if in_all > 6144 else (1, 4, 4)
-    )
+    rows, groups, warps = 1, 4, 4
+    if num_tokens <= 64:
+        rows, groups, warps = 1, 2, 1
+    elif num_tokens * row // 128 > 6144:
+        rows, groups, warps = 2, 8, 8
     return Config(
         block_sizes=[rows, min(power_of_2(row // 128), groups)],
         reduction_loops=[None],

@@ -105,6 +105,16 @@ def measure(graphs: Sequence[Graph], rounds: int) -> list[Timing]:
     ]
 
 
+def device_error() -> RuntimeError | None:
+    """What the GPU answers if nothing runs on it any more in this process. What failed before may
+    have reported that as an error of its own, as Triton's launches do."""
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        return error
+    return None
+
+
 @dataclass(frozen=True)
 class Ceilings:
     """What this GPU reached in this run."""

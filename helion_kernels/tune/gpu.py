@@ -261,9 +261,7 @@ class GpuBench:
         return timing.Graph([partial(launcher, *args) for args in self.sets], calls)
 
     def _check_device(self, config: Config) -> None:
-        try:
-            torch.cuda.synchronize()
-        except RuntimeError as error:
+        if error := timing.device_error():
             raise DeviceLostError(self.case, config) from error
 
 

@@ -146,6 +146,7 @@ def gpu(monkeypatch):
         (kernels.torch.cuda, "is_available", lambda: True),
         (kernels.torch.cuda, "get_device_name", lambda: "NVIDIA H100"),
         (kernels.torch.cuda, "empty_cache", lambda: None),
+        (kernels.torch.cuda, "synchronize", lambda: None),
         (kernels.environment, "describe", lambda: {"gpu": "NVIDIA H100"}),
         (kernels.plan, "prepare", lambda wanted, *_, **__: range(len(wanted))),
         (kernels.timing, "measure_ceilings", lambda: timing.Ceilings(3e6, 3e6, 3e6, 1e9)),
@@ -194,13 +195,22 @@ def test_a_file_of_other_settings_is_not_continued(gpu, tmp_path, capsys):
     assert kernels.main(arguments) == 0
 
 
-def test_a_gpu_in_error_ends_the_run(gpu, monkeypatch, tmp_path):
-    def fail(*_):
+@pytest.mark.parametrize("error", [kernels.torch.AcceleratorError, RuntimeError])
+def test_a_gpu_in_error_ends_the_run(error, gpu, monkeypatch, tmp_path):
+    tried = []
+
+    def fail(*arguments):
+        tried.append(arguments)
+        raise error("illegal address")
+
+    def synchronize():
         raise kernels.torch.AcceleratorError("illegal address")
 
     monkeypatch.setattr(kernels, "compare", fail)
+    monkeypatch.setattr(kernels.torch.cuda, "synchronize", synchronize)
     assert kernels.main(["--ops", "scaled_mm", "--out", str(tmp_path / "out.json")]) == 1
     assert json.loads((tmp_path / "out.json").read_text())["rows"] == []
+    assert len(tried) == 1
 
 
 def test_a_run_goes_on_without_an_arm_that_lost_the_gpu(gpu, monkeypatch, tmp_path, capsys):
