@@ -119,7 +119,8 @@ class Tuning:
         space = self._allowed(case, case.op.space(case.dims, case.num_tokens))
         # All of a library's: they are few, and no walk leads from one kernel to another. The
         # likeliest come first: 206 cases in 5 minutes had time for one to six of a large batch's.
-        seeded = self._allowed(case, seeds(case, self.journal, self.device.gpu))
+        gpu, compile_here = self.device.gpu, bool(libraries)
+        seeded = self._allowed(case, seeds(case, self.journal, gpu, compile_here))
         start = libraries[:LIKELIEST] + seeded + libraries
         with self.device.bench(case) as bench:
             trials = search(bench, space, start, lambda: self.device.clock() >= until, self.rng)
@@ -127,7 +128,7 @@ class Tuning:
             others = {key(winner) for winner in self._winners(case)}
             finalists = good[:FINALISTS] + [c for c in good[FINALISTS:] if key(c) in others]
             # Even untried for want of time: an entry is not to be slower than what it replaces.
-            current = self._allowed(case, today(case, self.device.gpu))
+            current = self._allowed(case, today(case, gpu, compile_here))
             finalists += [config for config in current if config not in finalists]
             if before := self.journal.records.get(id_of(case)):
                 finalists += [config for config, _ in before.times if config not in finalists]

@@ -14,13 +14,13 @@ BUCKETS = 3
 PER_BUCKET = 4
 
 
-def seeds(case: Case, journal: Journal, gpu: str) -> list[Config]:
-    """Today's choice, the best of neighbouring buckets, the op's rule, one for each other of its
+def seeds(case: Case, journal: Journal, gpu: str, libraries: bool = False) -> list[Config]:
+    """Today's choices, the best of neighbouring buckets, the op's rule, one for each other of its
     kernels, the best of like sizes."""
     op, dims, num_tokens = case.op, case.dims, case.num_tokens
     buckets = [r for r in journal.of(op.name, tuple(dims)) if r.num_tokens != num_tokens]
     buckets.sort(key=lambda record: abs(math.log(record.num_tokens / num_tokens)))
-    found = today(case, gpu)
+    found = today(case, gpu, libraries)
     found += [config for record in buckets[:BUCKETS] for config, _ in record.times[:PER_BUCKET]]
     found += _of_each_kernel(case)
     if near := nearest_dims(case, list(journal.records.values())):
@@ -38,12 +38,27 @@ def _of_each_kernel(case: Case) -> list[Config]:
     return found
 
 
-def today(case: Case, gpu: str) -> list[Config]:
-    """What serves the case without this tuning; nothing if it is stock."""
-    choices = select.choose(case.op, case.dims, case.num_tokens, gpu)
-    # Not the last: behind a config that splits stands one for larger batches.
-    config = next(choice.config for choice in choices if choice.upto >= case.num_tokens)
-    return [] if config is None else [config]
+def today(case: Case, gpu: str, libraries: bool = False) -> list[Config]:
+    """What serves the case without this tuning; nothing if it is stock.
+
+    libraries: whether their kernels compile here; first what serves with them, then without.
+    """
+    found: list[Config] = []
+    for packed in (_in_a_pack, _in_no_pack) if libraries else (_in_no_pack,):
+        choices = select.choose(case.op, case.dims, case.num_tokens, gpu, packed=packed)
+        # Not the last: behind a config that splits stands one for larger batches.
+        config = next(choice.config for choice in choices if choice.upto >= case.num_tokens)
+        if config is not None and config not in found:
+            found.append(config)
+    return found
+
+
+def _in_a_pack(key: str) -> bool:
+    return True
+
+
+def _in_no_pack(key: str) -> bool:
+    return False
 
 
 def nearest_dims(case: Case, records: Sequence[Record]) -> Record | None:

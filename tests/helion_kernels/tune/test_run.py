@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from helion_kernels import OPS, config_file, qwen3, select
+from helion_kernels import OPS, config_file, deep_gemm, qwen3, select
 from helion_kernels.op import Config
 from helion_kernels.tune import entries
 from helion_kernels.tune.cases import Case, cases
@@ -327,6 +327,31 @@ def test_what_serves_today_is_not_what_serves_larger_batches(out):
     entries.write(select.SHIPPED / select.slug(device.gpu) / f"{op.name}.json", [row])
     (case,) = (case for case in cases([(op.name, tuple(dims))], [16]))
     assert today(case, device.gpu) == [config]
+
+
+def test_a_librarys_kernel_that_serves_today_is_a_seed_and_not_lost(out):
+    """Though `select` leaves it out where no pack has it: a search compiles its own."""
+    dims = OPS["scaled_mm_blockwise"].dims(4096, 4096)
+    (case,) = cases([("scaled_mm_blockwise", dims)], [512])
+    library = deep_gemm.Tile(128, 96, "b").config
+    instead = case.op.default_config(dims, 512)
+
+    def cost(case, config):
+        return 1.0 if config == library else 2.0 if config == instead else 3.0
+
+    class Libraries(Fake):
+        def libraries(self, case):
+            return [deep_gemm.Tile(64, 64).config]
+
+    row = {"dims": dims._asdict(), "upto": 512, "config": library, "instead": instead}
+    device = Libraries(cost=cost)
+    entries.write(select.SHIPPED / select.slug(device.gpu) / "scaled_mm_blockwise.json", [row])
+    assert today(case, device.gpu, libraries=True) == [library, instead]
+    assert today(case, device.gpu) == [instead]
+    device, _ = tune(out, [case], device, minutes=0.05)
+    assert key(library) in [config for _, config in device.looked]
+    (entry,) = written(out)["scaled_mm_blockwise"]
+    assert (entry["config"], entry["instead"]) == (library, instead)
 
 
 def test_stock_where_it_wins_by_more_than_noise(out):
