@@ -10,7 +10,7 @@ serves what the ones before it end below.
 import json
 import math
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -235,8 +235,8 @@ def _layers(op: Op, dims: tuple[Any, ...], gpu: str) -> Iterator[_Layer]:
     sizes of H100 most like these cost over a search of their own: 14 % for Qwen3-14B's GEMMs, up to
     twofold, as 5120 / 64 tiles no longer fit 132 multiprocessors (docs/performance-log.md).
     """
-    roots = [Path(root) for root in (os.environ.get("HELION_KERNELS_CONFIG_DIR"), SHIPPED) if root]
-    related = _related_gpus(gpu, {path.name for root in roots for path in root.glob("*")})
+    roots = _roots()
+    related = _related_gpus(gpu, roots)
     notes = {gpu: "", **dict.fromkeys(related, ", the nearest GPU with configs")}
 
     def tables(name: str) -> list[dict[tuple[Any, ...], list[dict[str, Any]]]]:
@@ -257,8 +257,26 @@ def _layers(op: Op, dims: tuple[Any, ...], gpu: str) -> Iterator[_Layer]:
                     yield _Layer("nearest", reason, table[nearest])
 
 
-def _related_gpus(gpu: str, have: Collection[str]) -> list[str]:
-    """Of the GPUs in have, those whose configs fit gpu, the nearest architecture first."""
+def tuned(op: Op, gpu: str) -> list[tuple[Any, ...]]:
+    """Sizes of op that something is tuned for, on gpu or on one like it."""
+    name, roots = slug(gpu), _roots()
+    files = [
+        root / each / f"{op.name}.json"
+        for each in (name, *_related_gpus(name, roots))
+        for root in roots
+    ]
+    return list(dict.fromkeys(dims for path in files for dims in config_file.load(path, op)))
+
+
+def _roots() -> list[Path]:
+    """Folders of configs, the user's first."""
+    mine = os.environ.get("HELION_KERNELS_CONFIG_DIR")
+    return [Path(root) for root in (mine, SHIPPED) if root]
+
+
+def _related_gpus(gpu: str, roots: Iterable[Path]) -> list[str]:
+    """GPUs with folders of configs that fit gpu, the nearest architecture first."""
+    have = {path.name for root in roots for path in root.glob("*")}
     for family in ([f"nvidia_{name}" for name in names] for names in RELATIVES):
         if gpu in family:
             place = family.index(gpu)

@@ -121,9 +121,11 @@ class Tuning:
         # likeliest come first: 206 cases in 5 minutes had time for one to six of a large batch's.
         gpu, compile_here = self.device.gpu, bool(libraries)
         seeded = self._allowed(case, seeds(case, self.journal, gpu, compile_here))
-        start = libraries[:LIKELIEST] + seeded + libraries
+        start = libraries[:LIKELIEST] + seeded
         with self.device.bench(case) as bench:
-            trials = search(bench, space, start, lambda: self.device.clock() >= until, self.rng)
+            trials = search(
+                bench, space, start, lambda: self.device.clock() >= until, self.rng, then=libraries
+            )
             good = [trial.config for trial in trials if not trial.problem]
             others = {key(winner) for winner in self._winners(case)}
             finalists = good[:FINALISTS] + [c for c in good[FINALISTS:] if key(c) in others]
@@ -141,7 +143,7 @@ class Tuning:
                 stock_us=stock_us,
                 floor_us=bench.floor_us,
                 tried=max(len(trials), before.tried if before else 0),
-                space=len({key(c) for c in [*space, *start]}),
+                space=len({key(c) for c in [*space, *start, *libraries]}),
                 provenance=provenance(case.op, self.device),
             )
 

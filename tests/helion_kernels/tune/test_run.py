@@ -354,6 +354,20 @@ def test_a_librarys_kernel_that_serves_today_is_a_seed_and_not_lost(out):
     assert (entry["config"], entry["instead"]) == (library, instead)
 
 
+def test_what_like_sizes_were_tuned_to_is_looked_at_early(out):
+    """The GEMV of one size for another: no walk leads from one kernel to it."""
+    op = OPS["scaled_mm"]
+    like, dims = op.dims(6144, 4096), op.dims(2560, 4096)  # too unlike to serve it
+    (case,) = cases([(op.name, tuple(dims))], [1])
+    config = {**op.space(dims, 1)[-1]}
+    row = {"dims": like._asdict(), "upto": 1, "config": config}
+    device = Fake()
+    entries.write(select.SHIPPED / select.slug(device.gpu) / "scaled_mm.json", [row])
+    assert select.tuned(op, device.gpu) == [tuple(like)]
+    device, _ = tune(out, [case], device, minutes=0.05)
+    assert key(config) in [looked for _, looked in device.looked[:10]]
+
+
 def test_stock_where_it_wins_by_more_than_noise(out):
     gemm = [case for case in FEW if case.op.name == "scaled_mm"]
     best = {
