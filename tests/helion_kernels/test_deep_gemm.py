@@ -118,17 +118,14 @@ def test_tiles_fit_in_shared_memory_with_at_least_two_stages():
 @pytest.mark.parametrize(
     ("n", "num_tokens", "tile"),
     [
-        # What the tuner found on an H100.
+        # The fastest of most of them, on an H200.
+        (1024, 64, Tile(64, 16)),
         (4096, 64, Tile(64, 32)),
         (6144, 64, Tile(64, 48)),
-        (5120, 128, Tile(64, 80)),
-        (6144, 256, Tile(128, 96)),
+        (4096, 128, Tile(128, 32)),
+        (5120, 128, Tile(128, 48)),
         (4096, 512, Tile(128, 128)),
         (5120, 2048, Tile(128, 160)),
-        (4096, 2048, Tile(256, 128)),
-        # What it had not looked at, where upstream was 5 to 17 % faster on an H200.
-        (4096, 128, Tile(128, 32)),
-        (5120, 256, Tile(128, 80)),
         (2048, 8192, Tile(256, 128)),
     ],
 )
