@@ -8,6 +8,7 @@ is, and with its hash made right. test_fuzz.py runs the same in CI, on mutations
 """
 
 import json
+import lzma
 import random
 import struct
 import sys
@@ -57,9 +58,22 @@ def seed() -> bytes:
 
 
 def parts(data: bytes) -> tuple[bytes, bytes]:
-    """What data has for an index and for code, wherever its header says that one ends."""
+    """What data stores for an index and for code, wherever its header says that one ends."""
     size = struct.unpack_from("<Q", data, 40)[0] if len(data) >= START else 0
     return data[START : START + size], data[START + size :]
+
+
+def document_of(data: bytes) -> Any:
+    """The index of data. Raises ValueError or RecursionError where it is none."""
+    try:
+        return json.loads(lzma.decompress(parts(data)[0]))
+    except lzma.LZMAError as error:
+        raise ValueError from error
+
+
+def sealed(document: Any, code: bytes) -> bytes:
+    """A pack of an index and code as stored."""
+    return pack.seal(lzma.compress(json.dumps(document).encode()), code)
 
 
 def check(data: bytes) -> None:
@@ -130,9 +144,8 @@ ODD: list[Any] = [
 
 def mutated(data: bytes, choose: random.Random) -> bytes:
     """data with something else somewhere in its index, sealed anew; as it is if that is no JSON."""
-    table, code = parts(data)
     try:
-        document = json.loads(table)
+        document = document_of(data)
     except (ValueError, RecursionError):
         return data
     places = _places(document)
@@ -145,7 +158,7 @@ def mutated(data: bytes, choose: random.Random) -> bytes:
             place.insert(key, choose.choice(place))
         else:
             place[key] = choose.choice(ODD)
-    return pack.seal(json.dumps(document).encode(), code)
+    return sealed(document, parts(data)[1])
 
 
 def _places(document: Any) -> list[tuple[Any, Any]]:

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The target of fuzz_pack.py on mutations of hypothesis's, and on what the fuzzer has found."""
 
-import json
 import lzma
 import struct
 import zlib
 
 import pytest
-from fuzz_pack import check, mutated, outcome, parts, seed
+from fuzz_pack import check, document_of, mutated, outcome, parts, sealed, seed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,12 +18,11 @@ SEED = seed()
 
 def edited(*path, value):
     """The seed with another value at a place of its index."""
-    table, code = parts(SEED)
-    place = document = json.loads(table)
+    place = document = document_of(SEED)
     for key in path[:-1]:
         place = place[key]
     place[path[-1]] = value
-    return pack.seal(json.dumps(document).encode(), code)
+    return sealed(document, parts(SEED)[1])
 
 
 def test_the_seed_is_a_pack_and_mutations_reach_packs_and_refusals():
@@ -64,13 +62,22 @@ def test_a_division_by_0_is_0_as_in_the_dispatcher(operator):
     check(edited("kernels", 0, "grid", 0, value=words))
 
 
-def test_code_that_asks_for_4_gib_to_be_unpacked():
+@pytest.mark.parametrize("part", [0, 1], ids=["index", "code"])
+def test_what_asks_for_4_gib_to_be_unpacked(part):
     """Of the machine's memory limits, none may decide whether this is a PackError."""
-    table, code = parts(SEED)
+    stored = list(parts(SEED))
+    xz = stored[part]
     # The header of the first block: its size in words, flags, LZMA2, one byte of properties.
-    assert code[12:16] == bytes([2, 0, 0x21, 1])
-    header = code[12:16] + bytes([40]) + code[17:20]
-    greedy = code[:12] + header + struct.pack("<I", zlib.crc32(header)) + code[24:]
-    assert lzma.decompress(code) == lzma.decompress(greedy)
+    assert xz[12:16] == bytes([2, 0, 0x21, 1])
+    header = xz[12:16] + bytes([40]) + xz[17:20]
+    stored[part] = xz[:12] + header + struct.pack("<I", zlib.crc32(header)) + xz[24:]
+    assert lzma.decompress(xz) == lzma.decompress(stored[part])
     with pytest.raises(PackError, match="does not unpack"):
-        pack.from_bytes(pack.seal(table, greedy))
+        pack.from_bytes(pack.seal(*stored))
+
+
+def test_an_index_that_unpacks_to_more_than_any_has():
+    table, code = parts(SEED)
+    longer = lzma.decompress(table) + b" " * pack.MOST_INDEX
+    with pytest.raises(PackError, match="an index longer"):
+        pack.from_bytes(pack.seal(lzma.compress(longer, preset=0), code))
