@@ -76,22 +76,29 @@ def build(
     signatures: list[Signature] = []
     kernels: list[Kernel] = []
     cubins: dict[str, bytes] = {}
-    # Not forked: PyTorch has threads. One op and dims per task: they share Helion's analysis.
     groups: dict[tuple[str, tuple[Any, ...]], list[Job]] = {}
     for job in todo:
         groups.setdefault((job.op, job.dims), []).append(job)
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("spawn")  # Not forked: PyTorch has threads.
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         tasks = [
-            pool.submit(_compile_group, group, cache_dir, headers) for group in groups.values()
+            [pool.submit(_compile_group, part, cache_dir, headers) for part in _parts(group)]
+            for group in groups.values()
         ]
-        for number, (task, (op, dims)) in enumerate(zip(tasks, groups, strict=True)):
+        for number, (parts, (op, dims)) in enumerate(zip(tasks, groups, strict=True)):
             signatures.append(describe.signature(registry.OPS[op], dims))
-            for kernel, cubin in task.result():
+            for kernel, cubin in itertools.chain.from_iterable(task.result() for task in parts):
                 kernels.append(replace(kernel, signature=number))
                 cubins[kernel.cubin] = cubin
             progress(len(kernels), len(todo))
     return pack.Pack(target, pack.fingerprint(), toolchain(), signatures, kernels, cubins)
+
+
+def _parts(group: Sequence[Job]) -> list[list[Job]]:
+    """Of one op and dims, what shares Helion's analysis together, each of DeepGEMM's alone."""
+    apart = [job for job in group if names(json.loads(job.config))]
+    together = [job for job in group if job not in apart]
+    return [part for part in (together, *([job] for job in apart)) if part]
 
 
 def _compile_group(

@@ -138,7 +138,7 @@ def status(args: argparse.Namespace) -> None:
 
     import helion_kernels
     from helion_kernels import plan, qwen3
-    from vllm.helion import build, report, served, stock
+    from vllm.helion import build, first_start, report, served, stock
     from vllm.plugins import load_general_plugins
     from vllm.version import __version__
 
@@ -165,13 +165,13 @@ def status(args: argparse.Namespace) -> None:
     stock.register()
     plan.use_batch_invariance(switches.batch_invariant())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    print(f"on {torch.cuda.get_device_name() if device.type == 'cuda' else 'cpu'}")
-    plans = plan.dry_run(
-        [(helion_kernels.OPS[op], dims) for op, dims in calls],
-        args.max_num_batched_tokens,
-        device,
-        [switches.cache_folder()],
-    )
+    gpu = torch.cuda.get_device_name() if device.type == "cuda" else ""
+    print(f"on {gpu or 'cpu'}")
+    wanted = [(helion_kernels.OPS[op], dims) for op, dims in calls]
+    folders = [switches.cache_folder()]
+    if gpu:
+        folders.append(first_start.folder_of(wanted, gpu))
+    plans = plan.dry_run(wanted, args.max_num_batched_tokens, device, folders)
     print(report.render(report.HEADER, report.rows(plans)))
 
 

@@ -48,7 +48,7 @@ def prepare(worker: "Worker") -> None:
             logger.info("Helion: %s runs stock: not a Qwen3 decoder", architecture)
         return
     from helion_kernels import OPS, plan, split_k
-    from vllm.helion import graphs, lm_head, logits, stock
+    from vllm.helion import first_start, graphs, lm_head, logits, stock
 
     graphs.prepare(model, layers)
     for layer in layers:
@@ -62,12 +62,16 @@ def prepare(worker: "Worker") -> None:
         calls += head.calls
     logits.keep_float32(model, config)
     max_num_tokens = config.scheduler_config.max_num_batched_tokens
+    wanted = [(OPS[call.op], call.dims) for call in calls]
+    folders, on_gpu = [switches.cache_folder()], worker.device.type == "cuda"
+    if on_gpu:
+        folders.append(first_start.pack_folder(wanted, max_num_tokens, worker.device, folders))
     ids = plan.prepare(
-        [(OPS[call.op], call.dims) for call in calls],
+        wanted,
         max_num_tokens,
         worker.device,
-        progress=_progress() if worker.device.type == "cuda" else lambda done, total: None,
-        pack_folders=[switches.cache_folder()],
+        progress=_progress() if on_gpu else lambda done, total: None,
+        pack_folders=folders,
     )
     # A compiled graph is cached on disk, and the next process may have other packs.
     traced = config.compilation_config.mode != CompilationMode.NONE
