@@ -91,8 +91,8 @@ def _scales(k: int) -> int:
 def _tiles() -> list[Tile]:
     """Sharing b's copies helps where many rows of tiles read it, a's only the tallest.
 
-    Without those that were never the fastest, in 165 cases on an H200 and 188 on an H100: 256 rows
-    of fewer columns, and 128 rows of 112 (docs/performance-log.md).
+    Without those that were never the fastest in 165 cases on an H200: 256 rows of fewer columns,
+    and 128 rows of 112 (docs/performance-log.md).
     """
     widths = (*range(16, 97, 16), 128, 160, 192)
     flat = [Tile(64, n) for n in (*widths, 112)]
