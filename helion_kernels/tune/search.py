@@ -80,20 +80,20 @@ def search(
     over: Callable[[], bool],
     rng: random.Random,
     then: Sequence[Config] = (),
+    late: Callable[[], bool] | None = None,
 ) -> list[Trial]:
     """Every trial made, fastest first, until the time is over or nothing is untried.
 
-    Even if the time is over, the seeds are tried, and a batch to find something that works: the
-    first case of some sizes waits longest for its compilers, and would be left with what is
-    compiled first (Qwen3-4B in 3 minutes, simulated: 1.017 of the best instead of 1.023, the worst
-    1.19 instead of 2.03). then: what comes next.
+    Even if the time is over, a batch is tried to find something that works, and until it is late
+    (else never) the seeds: the first case of some sizes waits longest for its compilers, and would
+    be left with what is compiled first. then: what comes next.
     """
     if not space and not seeds:
         return []
-    walk = _Walk(bench, Space([*seeds, *then, *space]), over, rng)
+    walk = _Walk(bench, Space([*seeds, *then, *space]), over, rng, late or over)
     first = len({key(config) for config in seeds})
     walk.look(range(first), whole=True)
-    if not walk.done():
+    if then and not walk.done():
         walk.look(range(first, len({key(config) for config in [*seeds, *then]})))
     while not walk.done() and (rest := walk.untried()):
         walk.look(rng.sample(rest, min(BATCH, len(rest))))
@@ -105,22 +105,28 @@ class _Walk:
     """What was seen of a space, and where to look next."""
 
     def __init__(
-        self, bench: Bench, space: Space, over: Callable[[], bool], rng: random.Random
+        self,
+        bench: Bench,
+        space: Space,
+        over: Callable[[], bool],
+        rng: random.Random,
+        late: Callable[[], bool],
     ) -> None:
         self.bench, self.space, self.over, self.rng = bench, space, over, rng
+        self.late = late
         self.seen: dict[int, Trial] = {}
 
     def look(self, places: Iterable[int], whole: bool = False) -> None:
         """At places, and while they compile, at what is compiled already: the GPU would wait.
 
-        whole: at all places, even if the time is over.
+        whole: at all places, until it is late.
         """
         wanted = set(places) if whole else set()
         places = [*dict.fromkeys([*places, *self.ready()])]
         with closing(self.bench.look([self.space.configs[i] for i in places])) as trials:
             for trial in trials:
                 self.seen[self.space.index[key(trial.config)]] = trial
-                if self.done() and wanted <= self.seen.keys():
+                if self.done() and (wanted <= self.seen.keys() or self.late()):
                     return
 
     def ready(self) -> list[int]:
