@@ -84,9 +84,9 @@ def search(
 ) -> list[Trial]:
     """Every trial made, fastest first, until the time is over or nothing is untried.
 
-    Even if the time is over, a batch is tried to find something that works, and until it is late
-    (else never) the seeds: the first case of some sizes waits longest for its compilers, and would
-    be left with what is compiled first. then: what comes next.
+    Even if the time is over, a batch is tried to find something that works, and the seeds are until
+    it is late, if that is given: the first case of some sizes waits longest for its compilers, and
+    would be left with what is compiled first. then: what comes next.
     """
     if not space and not seeds:
         return []
