@@ -28,8 +28,7 @@ MOST_BYTES = 1 << 30
 MOST_INDEX = 1 << 26
 _UNPACKING = 1 << 27
 """Bytes of memory to unpack with, twice what preset 9 takes: a header may ask for 4 GiB."""
-_PRESET = 9 | lzma.PRESET_EXTREME
-XZ = [{"id": lzma.FILTER_LZMA2, "preset": _PRESET, "lc": 0, "lp": 4, "pb": 4}]
+XZ = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 0, "lp": 4, "pb": 4}]
 """Of instructions of 16 bytes, as a GPU's are: 4 % smaller than with settings for text."""
 _SHARED = (
     *("attention.py", "fp8.py", "kv_cache.py", "launch.py", "pdl.py", "split_k.py"),

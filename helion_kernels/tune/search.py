@@ -90,9 +90,9 @@ def search(
     """
     if not space and not seeds:
         return []
-    walk = _Walk(bench, Space([*seeds, *then, *space]), over, rng, late or over)
+    walk = _Walk(bench, Space([*seeds, *then, *space]), over, rng)
     first = len({key(config) for config in seeds})
-    walk.look(range(first), whole=True)
+    walk.look(range(first), late)
     if then and not walk.done():
         walk.look(range(first, len({key(config) for config in [*seeds, *then]})))
     while not walk.done() and (rest := walk.untried()):
@@ -105,28 +105,22 @@ class _Walk:
     """What was seen of a space, and where to look next."""
 
     def __init__(
-        self,
-        bench: Bench,
-        space: Space,
-        over: Callable[[], bool],
-        rng: random.Random,
-        late: Callable[[], bool],
+        self, bench: Bench, space: Space, over: Callable[[], bool], rng: random.Random
     ) -> None:
         self.bench, self.space, self.over, self.rng = bench, space, over, rng
-        self.late = late
         self.seen: dict[int, Trial] = {}
 
-    def look(self, places: Iterable[int], whole: bool = False) -> None:
+    def look(self, places: Iterable[int], late: Callable[[], bool] | None = None) -> None:
         """At places, and while they compile, at what is compiled already: the GPU would wait.
 
-        whole: at all places, until it is late.
+        late: until then at all places, even if the time is over.
         """
-        wanted = set(places) if whole else set()
+        wanted = set(places)
         places = [*dict.fromkeys([*places, *self.ready()])]
         with closing(self.bench.look([self.space.configs[i] for i in places])) as trials:
             for trial in trials:
                 self.seen[self.space.index[key(trial.config)]] = trial
-                if self.done() and (wanted <= self.seen.keys() or self.late()):
+                if self.done() and (late is None or late() or wanted <= self.seen.keys()):
                     return
 
     def ready(self) -> list[int]:

@@ -139,3 +139,19 @@ def fresh(mock, pack_path):
     from helion_kernels import native
 
     return native.Pack.open(pack_path, 0)
+
+
+@pytest.fixture
+def unplanned(monkeypatch, tmp_path):
+    """As in a process that has planned nothing, on an H100, without a pack in the package."""
+    from helion_kernels import packs, plan
+    from helion_kernels.aot.target import TARGETS, pretend
+
+    monkeypatch.setattr(plan, "PLANS", [])
+    monkeypatch.setattr(plan, "_ids", {})
+    monkeypatch.setattr(plan, "_stock", {})
+    monkeypatch.setattr(packs, "SHIPPED", tmp_path / "none")
+    packs.usable.cache_clear()
+    with pretend(TARGETS["sm_90"]):
+        yield
+    packs.usable.cache_clear()

@@ -11,8 +11,7 @@ import pytest
 import torch
 from samples import SMALL
 
-from helion_kernels import OPS, packs, plan
-from helion_kernels.aot.target import TARGETS, pretend
+from helion_kernels import OPS, plan
 
 first_start = pytest.importorskip("vllm.helion.first_start")
 
@@ -22,16 +21,8 @@ CALLS = [(OPS[NAME], OPS[NAME].dims(*SMALL[NAME]))]
 
 
 @pytest.fixture(autouse=True)
-def _fresh(monkeypatch, tmp_path, mock):
-    """As in a process that has planned nothing, on an H100, without a pack in the package."""
-    monkeypatch.setattr(plan, "PLANS", [])
-    monkeypatch.setattr(plan, "_ids", {})
-    monkeypatch.setattr(packs, "SHIPPED", tmp_path / "none")
+def _empty_cache(monkeypatch, tmp_path, mock, unplanned):
     monkeypatch.setattr(first_start.switches, "cache_folder", lambda: tmp_path / "cache")
-    packs.usable.cache_clear()
-    with pretend(TARGETS["sm_90"]):
-        yield
-    packs.usable.cache_clear()
 
 
 @pytest.fixture

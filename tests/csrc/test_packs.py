@@ -14,23 +14,10 @@ from samples import SMALL, arguments
 from helion_kernels import OPS, launch, native, packs, plan, select, split_k
 from helion_kernels.aot import describe
 from helion_kernels.aot import pack as pack_file
-from helion_kernels.aot.target import TARGETS, pretend
 
 CUDA = torch.device("cuda", 0)
 WRITE = "fused_qk_norm_rope_kv_write"
-
-
-@pytest.fixture(autouse=True)
-def _fresh(monkeypatch, tmp_path):
-    """As in a process that has planned nothing, on an H100, without a pack in the package."""
-    monkeypatch.setattr(plan, "PLANS", [])
-    monkeypatch.setattr(plan, "_ids", {})
-    monkeypatch.setattr(plan, "_stock", {})
-    monkeypatch.setattr(packs, "SHIPPED", tmp_path / "none")
-    packs.usable.cache_clear()
-    with pretend(TARGETS["sm_90"]):
-        yield
-    packs.usable.cache_clear()
+pytestmark = pytest.mark.usefixtures("unplanned")
 
 
 @pytest.fixture

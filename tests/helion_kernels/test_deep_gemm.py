@@ -127,6 +127,10 @@ def test_tiles_fit_in_shared_memory_with_at_least_two_stages():
         (4096, 512, Tile(128, 128)),
         (5120, 2048, Tile(128, 160)),
         (2048, 8192, Tile(256, 128)),
+        # What the tuner took on an H100, and what it had not looked at there.
+        (6144, 256, Tile(128, 96)),
+        (4096, 2048, Tile(256, 128)),
+        (5120, 256, Tile(128, 80)),
     ],
 )
 def test_the_likeliest_tile(n, num_tokens, tile):
